@@ -1,0 +1,1 @@
+"""Deep visual-semantic alignments on Ray. Start reading at `schema.py`."""

@@ -1,0 +1,153 @@
+"""The hand-offs between stages: every table's columns, and what the names mean.
+
+    corpora.py      corpus at a URI ─▶ images, sentences, phrases
+    regions.py      images ─▶ regions: the whole image + up to 19 boxes, one CNN feature each
+    alignment.py    regions + sentences ─▶ alignment model (a checkpoint directory)
+    snippets.py     regions + sentences + alignment model ─▶ snippets: a box and the words it got
+    mrnn.py         regions + sentences and/or snippets ─▶ caption model (a checkpoint directory)
+    captions.py     regions + caption model ─▶ captions: one an image, one a region
+    metrics.py      all of them ─▶ metrics.json        report.py ─▶ gallery/index.html
+
+A stage takes a `pyarrow.Table` of one schema and returns one of the next; it never looks inside
+another stage. Tables are Parquet directories at a URI; see `storage.py` for how they commit.
+
+Boxes are `[x1, y1, x2, y2]`, absolute pixels of the decoded (EXIF-rotated) image, float32, with
+x2 and y2 exclusive. In a `regions` row, region 0 is always the whole image; detections follow, the
+most confident first. Fewer than 19 detections is normal: nothing is ever padded in a table.
+
+Shape suffixes, one letter an axis (`sims_BRW`): B images of a batch, C sentences (captions) of a
+batch, R regions of an image, W words of all sentences of a batch end to end, T word positions of a
+padded sentence, D the space that regions and words share, F the CNN feature, H hidden units,
+V vocabulary, K beams, M regions as states of the chain, N workers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+MAX_BOXES = 19
+"""Detections kept of an image, beside the whole image (the paper's 19 + 1)."""
+
+BOX = pa.list_(pa.float32())
+BOXES = pa.list_(BOX)
+WORDS = pa.list_(pa.string())
+
+IMAGES = pa.schema(
+    {
+        "image_id": pa.string(),
+        "uri": pa.string(),
+        "split": pa.string(),  # "train" | "dev" | "test" | "" (in no split)
+    }
+)
+"""One row an image of a corpus."""
+
+SENTENCES = pa.schema(
+    {
+        "sentence_id": pa.string(),
+        "image_id": pa.string(),
+        "split": pa.string(),
+        "text": pa.string(),
+        "words": WORDS,  # vocabulary.tokenise(text)
+    }
+)
+"""One row a sentence."""
+
+PHRASES = pa.schema(
+    {
+        "sentence_id": pa.string(),
+        "image_id": pa.string(),
+        "split": pa.string(),
+        "words": WORDS,
+        "width": pa.int32(),  # of the picture the boxes were drawn on, which may be a larger copy
+        "height": pa.int32(),
+        "phrases": pa.list_(
+            pa.struct(
+                {
+                    "first": pa.int32(),  # words[first:stop] is the phrase
+                    "stop": pa.int32(),
+                    "boxes": BOXES,  # any of them is right
+                }
+            )
+        ),
+    }
+)
+"""One row a sentence whose phrases people boxed: what grounding is measured against."""
+
+REGIONS = pa.schema(
+    {
+        "image_id": pa.string(),
+        "uri": pa.string(),
+        "split": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "boxes": BOXES,  # (R, 4); region 0 is the whole image
+        "scores": pa.list_(pa.float32()),  # (R,) confidence of the detector; 1 for the whole image
+        "labels": pa.list_(pa.string()),  # (R,) class of the detector, "" where it has none
+        "features": pa.list_(pa.list_(pa.float16())),  # (R, F)
+        "status": pa.string(),  # "ok", or the kind of failure (images.py); then the lists are empty
+        "error": pa.string(),  # null where status is "ok"
+    }
+)
+"""One row an image, in 20 regions or fewer."""
+
+SNIPPETS = pa.schema(
+    {
+        "snippet_id": pa.string(),
+        "sentence_id": pa.string(),
+        "image_id": pa.string(),
+        "split": pa.string(),
+        "region": pa.int32(),  # index into the image's regions row
+        "box": BOX,
+        "first": pa.int32(),  # position of the first word in its sentence
+        "words": WORDS,
+        "score": pa.float32(),  # mean over the words of v_i . s_t
+    }
+)
+"""One row a maximal run of words that the chain MRF gave to one region."""
+
+CAPTIONS = pa.schema(
+    {
+        "image_id": pa.string(),
+        "uri": pa.string(),
+        "caption": pa.string(),
+        "log_prob": pa.float32(),
+        "regions": pa.list_(
+            pa.struct({"box": BOX, "caption": pa.string(), "log_prob": pa.float32()})
+        ),
+        "status": pa.string(),
+        "error": pa.string(),
+    }
+)
+"""One row an image: its caption, and one for each of its boxes."""
+
+
+def matrices(column: pa.ChunkedArray | pa.Array, width: int) -> list[npt.NDArray[np.generic]]:
+    """Rows of `list<list<number>>` as one (n, width) array each; views where memory allows.
+
+    Raises:
+        ValueError: an inner list is not `width` long.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    rows = array.flatten()
+    flat = rows.flatten().to_numpy(zero_copy_only=False)
+    if len(flat) != len(rows) * width:
+        raise ValueError(f"expected rows of {width} numbers, got {len(flat)} in {len(rows)} rows")
+    ends = np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))[:-1].astype(np.int64)
+    return np.split(flat.reshape(-1, width), ends)
+
+
+def nested(matrices: list[npt.NDArray[np.generic]], value_type: pa.DataType) -> pa.Array:
+    """The inverse of `matrices`: (n, width) arrays, ragged in n, as a `list<list<value_type>>`."""
+    lengths = np.array([len(m) for m in matrices], dtype=np.int32)
+    widths = np.repeat(np.array([m.shape[1] for m in matrices], dtype=np.int32), lengths)
+    flat = np.concatenate([m.reshape(-1) for m in matrices]) if matrices else np.empty(0)
+    values = pa.array(flat.astype(value_type.to_pandas_dtype()), type=value_type)
+    rows = pa.ListArray.from_arrays(offsets(widths), values)
+    return pa.ListArray.from_arrays(offsets(lengths), rows)
+
+
+def offsets(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Where each of several runs starts when they lie end to end, and where the last one stops."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

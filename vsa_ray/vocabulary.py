@@ -1,0 +1,108 @@
+"""Sentences to words to ids, and back.
+
+The paper's rules: lower-case, nothing but letters and digits, words that occur at least five times
+in the *training* split. Rarer words are deleted from a sentence, not replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vsa_ray import storage
+
+END = 0
+"""The id that ends a sentence, and on the input side the one that starts it. No word has it."""
+
+_NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
+
+
+def tokenise(text: str) -> list[str]:
+    """Lower-case words of letters and digits; "A man's T-shirt ." -> ["a", "mans", "tshirt"]."""
+    words = (_NOT_ALPHANUMERIC.sub("", word) for word in text.lower().split())
+    return [word for word in words if word]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The words a model knows, the most frequent first, with how often each was seen."""
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+    sentences: int
+    """How many sentences were counted: how often END was seen."""
+
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ids", {word: i for i, word in enumerate(self.words, start=1)})
+
+    @classmethod
+    def build(cls, sentences: Iterable[Sequence[str]], *, min_count: int) -> Vocabulary:
+        """Count tokenised sentences of the training split.
+
+        Raises:
+            ValueError: no word is frequent enough.
+        """
+        counts: Counter[str] = Counter()
+        total = 0
+        for words in sentences:
+            counts.update(words)
+            total += 1
+        # Ties in alphabetical order, so that ids do not depend on the order of the sentences.
+        kept = sorted(
+            ((word, n) for word, n in counts.items() if n >= min_count),
+            key=lambda item: (-item[1], item[0]),
+        )
+        if not kept:
+            raise ValueError(
+                f"no word occurs {min_count} times in {total} training sentences; "
+                "lower min_count, or check that the corpus has a train split"
+            )
+        return cls(tuple(word for word, _ in kept), tuple(n for _, n in kept), total)
+
+    def __len__(self) -> int:
+        """Ids in use: the words and END."""
+        return len(self.words) + 1
+
+    def encode(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Ids of the known words, in order; unknown ones are left out."""
+        return np.array([self._ids[word] for word in words if word in self._ids], dtype=np.int64)
+
+    def known(self, words: Sequence[str]) -> list[int]:
+        """Positions of the words that `encode` keeps."""
+        return [position for position, word in enumerate(words) if word in self._ids]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words of a sequence of ids, up to the first END."""
+        words = []
+        for i in ids:
+            if i == END:
+                break
+            words.append(self.words[i - 1])
+        return words
+
+    def log_frequencies(self) -> npt.NDArray[np.float32]:
+        """(V,) log of each id's share of all training tokens, END included; sums to 1 in exp."""
+        counts = np.array([self.sentences, *self.counts], dtype=np.float64)
+        return np.log(counts / counts.sum()).astype(np.float32)
+
+    def save(self, uri: str) -> None:
+        storage.write_json(
+            uri,
+            {"sentences": self.sentences, "words": list(self.words), "counts": list(self.counts)},
+        )
+
+    @classmethod
+    def load(cls, uri: str) -> Vocabulary:
+        """Raises storage.StorageError where the file is not a vocabulary."""
+        value = storage.read_json(uri)
+        try:
+            return cls(tuple(value["words"]), tuple(value["counts"]), int(value["sentences"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise storage.StorageError(f"{uri}: not a vocabulary file ({error!r})") from error
