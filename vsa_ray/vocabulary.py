@@ -90,7 +90,8 @@ class Vocabulary:
     def log_frequencies(self) -> npt.NDArray[np.float32]:
         """(V,) log of each id's share of all training tokens, END included; sums to 1 in exp."""
         counts = np.array([self.sentences, *self.counts], dtype=np.float64)
-        return np.log(counts / counts.sum()).astype(np.float32)
+        logs: npt.NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
+        return logs
 
     def save(self, uri: str) -> None:
         storage.write_json(
