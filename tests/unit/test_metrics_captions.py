@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vsa_ray.metrics import captions, java
-from vsa_ray.metrics.captions import nearest_neighbour_captions, score_captions
+from vsa_ray.metrics import captions, cider, java, nearest_neighbour_captions, score_captions
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 
@@ -81,6 +80,16 @@ def test_cider_of_copies_and_of_strangers(no_java):
     assert score_captions(copies, references).cider == pytest.approx(1000)
     swapped = {"cat": copies["dog"], "dog": copies["cat"]}
     assert score_captions(swapped, references).cider == 0
+
+
+def test_cider_of_words():
+    captions_of_two = [["a", "black", "cat", "sleeps"], []]
+    references = [[["a", "black", "cat", "sleeps"]], [["two", "dogs"]]]
+    assert cider(captions_of_two, references) == pytest.approx(500)
+    with pytest.raises(ValueError, match="no captions"):
+        cider([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        cider(captions_of_two, references[:1])
 
 
 def test_without_java_the_result_says_so(no_java, caplog):

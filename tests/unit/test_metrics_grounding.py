@@ -7,13 +7,7 @@ import pyarrow as pa
 import pytest
 
 from vsa_ray import schema
-from vsa_ray.metrics.grounding import (
-    Accuracy,
-    choose_by_assignment,
-    choose_by_score,
-    grounding,
-    iou,
-)
+from vsa_ray.metrics import choose_by_assignment, choose_by_score, iou, score_grounding
 
 WHOLE = [0, 0, 100, 50]
 LEFT = [0, 0, 20, 20]
@@ -73,29 +67,29 @@ def test_a_picture_by_hand():
     #   left    1    .5   0   .0625   its centre (10, 10) is in the first two
     #   right   0    0  .711   0      its centre (80, 20) is in the third
     chosen = {("s0", 0): 1, ("s0", 1): 2, ("s1", 0): 2, ("s1", 1): 1}
-    result = grounding(phrases, regions, chosen)
+    result = score_grounding(phrases, regions, chosen)
     assert (result.phrases, result.answered) == (4, 4)
-    assert result.model == Accuracy(50, 50)
-    assert result.upper_bound == Accuracy(75, 75)
-    assert result.random == Accuracy(100 * 1.5 / 4, 100 * 1.5 / 4)
-    assert result.most_confident == Accuracy(50, 50)
-    assert result.whole_image == Accuracy(0, 0)
+    assert (result.iou50, result.pointing) == (50, 50)
+    assert (result.upper_bound_iou50, result.upper_bound_pointing) == (75, 75)
+    assert (result.random_iou50, result.random_pointing) == (100 * 1.5 / 4, 100 * 1.5 / 4)
+    assert (result.most_confident_iou50, result.most_confident_pointing) == (50, 50)
+    assert (result.whole_image_iou50, result.whole_image_pointing) == (0, 0)
 
 
 def test_pointing_forgives_the_extent():
     regions = regions_table({"i": [WHOLE, LEFT]})
     phrases = phrases_table(("s", "i", [[[5, 5, 90, 50]], [[9, 9, 11, 11]]]))
-    result = grounding(phrases, regions, {("s", 0): 1, ("s", 1): 1})
-    assert result.model == Accuracy(0, 100)
-    assert result.whole_image == Accuracy(50, 50)
+    result = score_grounding(phrases, regions, {("s", 0): 1, ("s", 1): 1})
+    assert (result.iou50, result.pointing) == (0, 100)
+    assert (result.whole_image_iou50, result.whole_image_pointing) == (50, 50)
 
 
 def test_boxes_drawn_on_a_larger_copy_are_scaled():
     regions = regions_table({"i": [WHOLE, LEFT, RIGHT]})
     drawn = [[5 * value for value in RIGHT]]
-    result = grounding(phrases_table(("s", "i", [drawn]), scale=5), regions, {("s", 0): 2})
-    assert result.model == Accuracy(100, 100)
-    assert result.most_confident == Accuracy(0, 0)
+    result = score_grounding(phrases_table(("s", "i", [drawn]), scale=5), regions, {("s", 0): 2})
+    assert (result.iou50, result.pointing) == (100, 100)
+    assert (result.most_confident_iou50, result.most_confident_pointing) == (0, 0)
 
 
 def test_width_and_height_scale_apart():
@@ -104,14 +98,14 @@ def test_width_and_height_scale_apart():
     wide = phrases.set_column(
         phrases.schema.get_field_index("width"), "width", pa.array([200], pa.int32())
     )
-    assert grounding(wide, regions, {("s", 0): 1}).model == Accuracy(100, 100)
+    assert score_grounding(wide, regions, {("s", 0): 1}).iou50 == 100
 
 
 def test_the_whole_image_stands_in_where_there_is_no_detection():
-    result = grounding(
+    result = score_grounding(
         phrases_table(("s", "i", [[WHOLE]])), regions_table({"i": [WHOLE]}), {("s", 0): 0}
     )
-    assert result.random == result.most_confident == result.whole_image == Accuracy(100, 100)
+    assert result.random_iou50 == result.most_confident_iou50 == result.whole_image_iou50 == 100
 
 
 def test_phrases_without_an_answer_are_wrong(caplog):
@@ -119,10 +113,10 @@ def test_phrases_without_an_answer_are_wrong(caplog):
     phrases = phrases_table(
         ("s0", "good", [[LEFT], [LEFT]]), ("s1", "failed", [[LEFT]]), ("s2", "absent", [[LEFT]])
     )
-    result = grounding(phrases, regions, {("s0", 0): 1})
+    result = score_grounding(phrases, regions, {("s0", 0): 1})
     assert (result.phrases, result.answered) == (4, 1)
-    assert result.model == Accuracy(25, 25)
-    assert result.upper_bound == result.random == Accuracy(50, 50)
+    assert (result.iou50, result.pointing) == (25, 25)
+    assert result.upper_bound_iou50 == result.random_iou50 == 50
     assert "2 of 3 images have no regions" in caplog.text
 
 
@@ -130,15 +124,15 @@ def test_grounding_inputs_that_do_not_fit():
     regions = regions_table({"i": [WHOLE, LEFT], "failed": []})
     phrases = phrases_table(("s", "i", [[LEFT]]), ("t", "failed", [[LEFT]]))
     with pytest.raises(ValueError, match=r"1 regions are chosen for unknown phrases: \('s', 7\)"):
-        grounding(phrases, regions, {("s", 0): 1, ("s", 7): 1})
+        score_grounding(phrases, regions, {("s", 0): 1, ("s", 7): 1})
     for key, region, count in [(("s", 0), 2, 2), (("s", 0), -1, 2), (("t", 0), 0, 0)]:
         message = f"region {region} is chosen for {key}, whose image has {count} regions"
         with pytest.raises(ValueError, match=re.escape(message)):
-            grounding(phrases, regions, {key: region})
+            score_grounding(phrases, regions, {key: region})
     with pytest.raises(ValueError, match=r"phrase \('s', 0\) has no box"):
-        grounding(phrases_table(("s", "i", [[]])), regions, {})
+        score_grounding(phrases_table(("s", "i", [[]])), regions, {})
     with pytest.raises(ValueError, match="no phrases to score"):
-        grounding(phrases_table(("s", "i", [])), regions, {})
+        score_grounding(phrases_table(("s", "i", [])), regions, {})
 
 
 def test_choose_by_score_sums_the_known_words_of_the_phrase():

@@ -81,6 +81,24 @@ def score_captions(
     )
 
 
+def cider(
+    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> float:
+    """CIDEr, times 100, of one tokenised caption an image, without Java: a second for 1,000 images.
+
+    Raises:
+        ValueError: no images, or not as many of one as of the other.
+    """
+    if not hypotheses:
+        raise ValueError("there are no captions to score")
+    true, found = {}, {}
+    for image, (words, own) in enumerate(zip(hypotheses, references, strict=True)):
+        found[image] = [" ".join(words)]
+        true[image] = [" ".join(reference) for reference in own]
+    score, _ = Cider().compute_score(true, found)
+    return 100.0 * float(score)
+
+
 def _check_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not hypotheses:
         raise ValueError("there are no captions to score")

@@ -30,32 +30,33 @@ PhraseKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Phrases whose region is right, in percent of all phrases."""
-
-    iou50: float
-    pointing: float
-
-
-@dataclass(frozen=True, slots=True)
 class Grounding:
-    """What the chosen regions are worth, beside what takes no model at all."""
+    """Phrases whose region is right, in percent of all, beside what takes no model at all."""
 
     phrases: int
     answered: int
     """Phrases that a region was chosen for; the others count as wrong."""
 
-    model: Accuracy
-    upper_bound: Accuracy
+    iou50: float
+    pointing: float
+
+    upper_bound_iou50: float
     """Any region of the image, the whole image among them, is right."""
 
-    random: Accuracy
+    upper_bound_pointing: float
+
+    random_iou50: float
     """Expected of a random detection, exactly; the whole image where there is no detection."""
 
-    most_confident: Accuracy
+    random_pointing: float
+
+    most_confident_iou50: float
     """The detector's first box; the whole image where there is no detection."""
 
-    whole_image: Accuracy
+    most_confident_pointing: float
+
+    whole_image_iou50: float
+    whole_image_pointing: float
 
 
 class _Picture(NamedTuple):
@@ -69,7 +70,9 @@ class _Phrase(NamedTuple):
     size: Floats  # (4,) of the picture the boxes were drawn on
 
 
-def grounding(phrases: pa.Table, regions: pa.Table, chosen: Mapping[PhraseKey, int]) -> Grounding:
+def score_grounding(
+    phrases: pa.Table, regions: pa.Table, chosen: Mapping[PhraseKey, int]
+) -> Grounding:
     """Score the regions chosen for phrases.
 
     Args:
@@ -101,7 +104,7 @@ def grounding(phrases: pa.Table, regions: pa.Table, chosen: Mapping[PhraseKey, i
         axis=2,
     )
     percent_52 = 100.0 * correct_52P.mean(axis=2)
-    return Grounding(len(keys), len(chosen), *(Accuracy(*row) for row in percent_52.tolist()))
+    return Grounding(len(keys), len(chosen), *percent_52.flatten().tolist())
 
 
 def choose_by_score(
@@ -154,7 +157,7 @@ def _area(boxes: Floats) -> Floats:
 def _correct(
     picture: _Picture, phrases_P: Sequence[_Phrase], chosen: Mapping[PhraseKey, int]
 ) -> Floats:
-    """(5, 2, P) the accuracies of `Grounding` in its order, by IoU and by pointing."""
+    """(5, 2, P) how right each phrase is, in the order of the fields of `Grounding`."""
     regions = len(picture.boxes)
     for phrase in phrases_P:
         if phrase.key in chosen and not 0 <= chosen[phrase.key] < regions:
