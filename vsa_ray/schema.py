@@ -94,18 +94,24 @@ REGIONS = pa.schema(
 
 SNIPPETS = pa.schema(
     {
-        "snippet_id": pa.string(),
         "sentence_id": pa.string(),
         "image_id": pa.string(),
         "split": pa.string(),
-        "region": pa.int32(),  # index into the image's regions row
-        "box": BOX,
-        "first": pa.int32(),  # position of the first word in its sentence
         "words": WORDS,
-        "score": pa.float32(),  # mean over the words of v_i . s_t
+        "snippets": pa.list_(
+            pa.struct(
+                {
+                    "region": pa.int32(),  # index into the image's regions row
+                    "box": BOX,
+                    "first": pa.int32(),  # words[first:stop] went to this region
+                    "stop": pa.int32(),
+                    "score": pa.float32(),  # mean over the words of v_i . s_t
+                }
+            )
+        ),
     }
 )
-"""One row a maximal run of words that the chain MRF gave to one region."""
+"""One row a sentence, cut by the chain MRF into maximal runs of words on one region."""
 
 CAPTIONS = pa.schema(
     {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from vsa_ray import storage
 
@@ -26,6 +27,16 @@ def tokenise(text: str) -> list[str]:
     """Lower-case words of letters and digits; "A man's T-shirt ." -> ["a", "mans", "tshirt"]."""
     words = (_NOT_ALPHANUMERIC.sub("", word) for word in text.lower().split())
     return [word for word in words if word]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocabularyConfig:
+    min_count: int = 5
+    """How often a word has to occur in the training sentences to be known."""
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"VocabularyConfig.min_count must be >= 1, got {self.min_count}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,11 @@ class Vocabulary:
                 "lower min_count, or check that the corpus has a train split"
             )
         return cls(tuple(word for word, _ in kept), tuple(n for _, n in kept), total)
+
+    @classmethod
+    def of(cls, sentences: pa.Table, config: VocabularyConfig) -> Vocabulary:
+        """The vocabulary of a `sentences` table, which has to be of the training split alone."""
+        return cls.build(sentences["words"].to_pylist(), min_count=config.min_count)
 
     def __len__(self) -> int:
         """Ids in use: the words and END."""

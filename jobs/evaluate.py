@@ -1,0 +1,135 @@
+"""Measure a run on one split: retrieval, grounding and captions, each beside chance or a baseline.
+
+    python -m jobs.evaluate --run s3://runs/flickr8k
+
+Reads the tables and models that jobs.pipeline makes below RUN (others by flags), and writes
+RUN/metrics.json and RUN/gallery/index.html. A part whose input is missing is null.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from jobs.launch import launch, require_table
+from vsa_ray import checkpoints, evaluation, gallery, schema, storage, tracking
+from vsa_ray.config import flatten
+from vsa_ray.report import render_gallery
+from vsa_ray.snippets import SnippetConfig
+from vsa_ray.summary import summary_text
+from vsa_ray.tracking import Run
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    run: str
+    """Where jobs.pipeline put its outputs."""
+
+    split: str = "test"
+    """The split to measure on: test, or dev while settings are being chosen."""
+
+    snippets: SnippetConfig = field(default_factory=SnippetConfig)
+    """How the words in the gallery are aligned."""
+
+    gallery_images: int = 200
+    """Pictures in the gallery; 0 makes none."""
+
+    def check(self) -> None:
+        require_table(storage.join(self.run, "regions"), "--run: the table")
+        require_table(storage.join(self.run, "sentences"), "--run: the table")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a run has made, in memory. None where a stage did not run, or found nothing."""
+
+    regions: pa.Table
+    sentences: pa.Table
+    phrases: pa.Table | None
+    captions: pa.Table | None
+    aligner: checkpoints.Aligner | None
+
+
+def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
+    results = _load(config.run)
+    with tracking.run("evaluate", asdict(config), parent=parent) as run:
+        metrics = _measure(results, config.split)
+        storage.write_json(storage.join(config.run, "metrics.json"), metrics)
+        numbers = {k: v for k, v in flatten(metrics) if isinstance(v, int | float)}
+        run.metrics({name.replace(".", "/"): value for name, value in numbers.items()})
+        run.text(json.dumps(metrics, indent=2), "metrics.json")
+        if config.gallery_images and results.captions is not None and results.aligner is not None:
+            page = _gallery(config, results, metrics)
+            storage.write_bytes(storage.join(config.run, "gallery", "index.html"), page.encode())
+            run.text(page, "gallery/index.html")
+    logger.info("measured on the %s split:\n\n%s\n", config.split, summary_text(metrics))
+    return metrics
+
+
+def _load(run: str) -> Results:
+    def table(name: str, columns: pa.Schema) -> pa.Table | None:
+        uri = storage.join(run, name)
+        return storage.read_table(uri, columns) if storage.committed(uri) else None
+
+    phrases = table("phrases", schema.PHRASES)
+    alignment = storage.join(run, "alignment")
+    return Results(
+        regions=storage.read_table(storage.join(run, "regions"), schema.REGIONS),
+        sentences=storage.read_table(storage.join(run, "sentences"), schema.SENTENCES),
+        phrases=phrases if phrases is not None and len(phrases) else None,
+        captions=table("captions", schema.CAPTIONS),
+        aligner=checkpoints.load_aligner(alignment) if storage.committed(alignment) else None,
+    )
+
+
+def _measure(results: Results, split: str) -> dict[str, Any]:
+    """The content of metrics.json."""
+    regions = of_split(results.regions, split)
+    sentences = of_split(results.sentences, split)
+    metrics: dict[str, Any] = {"retrieval": None, "grounding": None, "captions": None}
+    if results.aligner is not None and len(sentences):
+        data = evaluation.pairs(regions, sentences, results.aligner.vocabulary)
+        metrics["retrieval"] = evaluation.retrieval(results.aligner.model, data)
+    if results.aligner is not None and results.phrases is not None:
+        phrases = of_split(results.phrases, split)
+        if len(phrases):
+            metrics["grounding"] = evaluation.grounding(results.aligner, regions, phrases)
+    if results.captions is not None and len(sentences):
+        metrics["captions"] = evaluation.captioning(
+            results.captions, results.regions, results.sentences, split=split
+        )
+    return metrics
+
+
+def _gallery(config: JobConfig, results: Results, metrics: dict[str, Any]) -> str:
+    assert results.aligner is not None
+    shown = of_split(results.regions, config.split).sort_by("image_id")
+    cards = gallery.gallery_images(
+        shown.slice(0, config.gallery_images),
+        results.captions,
+        of_split(results.sentences, config.split),
+        results.aligner,
+        config.snippets,
+    )
+    return render_gallery(
+        tqdm(cards, total=min(len(shown), config.gallery_images), desc="gallery", unit="image"),
+        title="Images, regions and words",
+        metrics=metrics,
+        note=f"Run: {config.run}. Split: {config.split}.",
+    )
+
+
+def of_split(table: pa.Table, split: str) -> pa.Table:
+    return table.filter(pc.equal(table["split"], split))
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__, needs_ray=False)

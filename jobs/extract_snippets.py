@@ -1,0 +1,78 @@
+"""Cut every sentence into snippets, each on the region it describes: the chain MRF, by Viterbi.
+
+    python -m jobs.extract_snippets --regions RUN/regions --sentences RUN/sentences \
+        --alignment RUN/alignment --out RUN/snippets
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+
+from jobs.launch import launch, log_written, require_model, require_table
+from vsa_ray import datasets, schema, storage, texts, tracking
+from vsa_ray.datasets import Stage
+from vsa_ray.outputs import TableOutput, Written, origin
+from vsa_ray.snippets import ExtractSnippets, SnippetConfig
+from vsa_ray.tracking import Run
+from vsa_ray.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    regions: str
+    """Made by jobs.detect_regions."""
+
+    sentences: str
+    """Made by jobs.read_corpus."""
+
+    alignment: str
+    """Made by jobs.train_alignment."""
+
+    out: str
+    """Where the snippets table goes."""
+
+    snippets: SnippetConfig = field(default_factory=SnippetConfig)
+    batch_size: int = 64
+    """Images that a worker aligns at once."""
+
+    num_actors: int = 0
+    """Processes that hold the model; 0 is one a GPU, or else one a CPU."""
+
+    def check(self) -> None:
+        require_table(self.regions, "--regions")
+        require_table(self.sentences, "--sentences")
+        require_model(self.alignment, "--alignment")
+
+
+def main(config: JobConfig, parent: Run | None = None) -> Written:
+    inputs = {name: getattr(config, name) for name in ("regions", "sentences", "alignment")}
+    made_from = origin("extract_snippets", inputs, snippets=config.snippets)
+    output = TableOutput(uri=config.out, id_column="sentence_id", made_from=made_from)
+
+    vocabulary = Vocabulary.load(storage.join(config.alignment, "vocabulary.json"))
+    sentences = storage.read_table(config.sentences, schema.SENTENCES)
+    by_image = texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary))
+    regions = storage.read_table(config.regions, schema.REGIONS, columns=["image_id", "status"])
+    good = texts.attach(regions, by_image)
+    aligner = Stage(
+        mapper=ExtractSnippets,
+        args=(config.snippets, storage.absolute(config.alignment)),
+        batch_size=config.batch_size,
+        **datasets.model_workers(config.num_actors),
+    )
+    with tracking.run("extract_snippets", made_from, parent=parent) as run:
+        written = datasets.make_table(
+            datasets.with_texts(datasets.read(config.regions), by_image),
+            [aligner],
+            output,
+            rows=pc.sum(pc.list_value_length(good["text_ids"])).as_py() or 0,
+        )
+        run.metrics({"sentences": written.rows})
+    log_written(config.out, written)
+    return written
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__)

@@ -1,0 +1,86 @@
+"""How every job starts: settings, checks, then Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import ray
+
+from vsa_ray import config, datasets, storage
+from vsa_ray.config import ConfigError
+from vsa_ray.outputs import OutputError, Written
+
+logger = logging.getLogger("jobs")
+
+
+class JobConfig(Protocol):
+    """The settings of a job."""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot work, before anything has been started."""
+
+
+Job = TypeVar("Job", bound=JobConfig)
+
+
+def launch(
+    job: Callable[[Job], object],
+    settings: type[Job],
+    description: str | None,
+    *,
+    needs_ray: bool = True,
+) -> None:
+    """Run a job from the command line. A user's mistake ends in one line and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    try:
+        parsed = config.parse(settings, description=description or "", argv=sys.argv[1:])
+        parsed.check()
+        if needs_ray:
+            start_ray()
+        job(parsed)
+    except (ConfigError, OutputError, storage.StorageError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def start_ray() -> None:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if ray.is_initialized():
+        return
+    logger.info("starting Ray")
+    local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+    ray.init(logging_level=logging.WARNING, **local)
+    datasets.configure()
+
+
+def require_table(uri: str, flag: str) -> None:
+    """A table that a job reads has to be finished.
+
+    Raises:
+        ConfigError: it is missing, or the job that makes it has not ended.
+    """
+    if storage.committed(uri) is None:
+        state = "is not finished" if storage.is_directory(uri) else "does not exist"
+        raise ConfigError(f"{flag} {uri} {state}: run the job that makes it first")
+
+
+def require_model(uri: str, flag: str) -> None:
+    """A model that a job uses has to be trained.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not storage.exists(storage.join(uri, "config.json")):
+        raise ConfigError(f"{flag} {uri} holds no trained model: run the job that makes it first")
+
+
+def log_written(uri: str, written: Written) -> None:
+    """Say what a table holds, failures by kind."""
+    failed = {kind: n for kind, n in written.by_status.items() if kind != "ok"}
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(failed.items()))
+    logger.info("%s: %d rows, %s", uri, written.rows, f"failed: {kinds}" if failed else "all good")

@@ -1,0 +1,80 @@
+"""Train the model that aligns words with regions, on images and their sentences.
+
+    python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \
+        --out RUN/alignment
+
+The epoch with the best dev retrieval is kept. A run that is killed goes on when started again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ray.train import UserCallback
+
+from jobs.launch import launch, require_table
+from vsa_ray import datasets, schema, storage, texts, tracking
+from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.outputs import Output, origin
+from vsa_ray.tracking import Run
+from vsa_ray.training.loop import TrainConfig, train
+from vsa_ray.training.tasks import AlignmentTask, Metrics, Moments
+from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    regions: str
+    """Made by jobs.detect_regions."""
+
+    sentences: str
+    """Made by jobs.read_corpus."""
+
+    out: str
+    """Where the model goes."""
+
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        require_table(self.regions, "--regions")
+        require_table(self.sentences, "--sentences")
+
+
+def main(
+    config: JobConfig, parent: Run | None = None, *, callbacks: Sequence[UserCallback] = ()
+) -> Metrics:
+    """`callbacks` hear of every epoch; jobs.tune listens."""
+    inputs = {"regions": config.regions, "sentences": config.sentences}
+    settings = {"alignment": config.alignment, "training": config.training}
+    made_from = origin("train_alignment", inputs, vocabulary=config.vocabulary, **settings)
+    output = Output(uri=config.out, made_from=made_from)
+    if done := output.committed():
+        logger.info("%s is trained already", config.out)
+        return dict(done["best"])
+    sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
+    vocabulary = Vocabulary.of(sentences, config.vocabulary)
+    task = AlignmentTask(
+        config=config.alignment,
+        vocabulary=vocabulary,
+        moments=Moments.of(storage.read_table(config.regions, schema.REGIONS, split="train")),
+        regions=storage.absolute(config.regions),
+        sentences=storage.absolute(config.sentences),
+    )
+    images = datasets.with_texts(
+        datasets.read(config.regions),
+        texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
+    )
+    logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
+    with tracking.run("train_alignment", made_from, parent=parent) as run:
+        run.tags({"checkpoint": storage.absolute(config.out)})
+        return train(task, images, config.training, output, run, callbacks=callbacks)
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__)

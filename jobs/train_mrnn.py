@@ -1,0 +1,105 @@
+"""Train the model that writes: on whole images and their sentences, on boxes and snippets, or both.
+
+    python -m jobs.train_mrnn --regions RUN/regions --sentences RUN/sentences \
+        --snippets RUN/snippets --out RUN/mrnn
+
+A model trained on both describes images and their regions alike. A run that is killed goes on when
+started again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jobs.launch import launch, require_table
+from vsa_ray import datasets, schema, storage, texts, tracking
+from vsa_ray.config import ConfigError
+from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.outputs import Output, origin
+from vsa_ray.texts import Text
+from vsa_ray.tracking import Run
+from vsa_ray.training.loop import TrainConfig, train
+from vsa_ray.training.tasks import CaptionTask, Metrics, Moments
+from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    regions: str
+    """Made by jobs.detect_regions."""
+
+    sentences: str
+    """Made by jobs.read_corpus."""
+
+    snippets: str = ""
+    """Made by jobs.extract_snippets; not needed to learn from whole images alone."""
+
+    out: str
+    """Where the model goes."""
+
+    learn_from: Literal["both", "images", "snippets"] = "both"
+    """Whole images with their sentences, boxes with their snippets, or both."""
+
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        require_table(self.regions, "--regions")
+        require_table(self.sentences, "--sentences")
+        if self.learn_from == "images":
+            return
+        if not self.snippets:
+            raise ConfigError(f"--learn-from {self.learn_from} needs --snippets")
+        require_table(self.snippets, "--snippets")
+
+
+def main(config: JobConfig, parent: Run | None = None) -> Metrics:
+    inputs = {name: getattr(config, name) for name in ("regions", "sentences", "snippets")}
+    made_from = origin(
+        "train_mrnn",
+        inputs,
+        vocabulary=config.vocabulary,
+        captioner=config.captioner,
+        training=config.training,
+    ) | {"learn_from": config.learn_from}
+    output = Output(uri=config.out, made_from=made_from)
+    if done := output.committed():
+        logger.info("%s is trained already", config.out)
+        return dict(done["best"])
+    sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
+    vocabulary = Vocabulary.of(sentences, config.vocabulary)
+    task = CaptionTask(
+        config=config.captioner,
+        vocabulary=vocabulary,
+        moments=Moments.of(storage.read_table(config.regions, schema.REGIONS, split="train")),
+        regions=storage.absolute(config.regions),
+        has_sentences=config.learn_from != "snippets",
+        dev_texts=texts.group_by_image(texts.known(_texts(config, "dev"), vocabulary)),
+    )
+    learned = texts.group_by_image(texts.known(_texts(config, "train"), vocabulary))
+    images = datasets.with_texts(datasets.read(config.regions), learned)
+    logger.info("training the captioner: %d words, %d images", len(vocabulary), len(learned))
+    with tracking.run("train_mrnn", made_from, parent=parent) as run:
+        run.tags({"checkpoint": storage.absolute(config.out)})
+        return train(task, images, config.training, output, run)
+
+
+def _texts(config: JobConfig, split: str) -> Iterator[Text]:
+    if config.learn_from != "snippets":
+        yield from texts.of_sentences(
+            storage.read_table(config.sentences, schema.SENTENCES, split=split)
+        )
+    if config.learn_from != "images":
+        yield from texts.of_snippets(
+            storage.read_table(config.snippets, schema.SNIPPETS, split=split)
+        )
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__)

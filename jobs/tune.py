@@ -1,0 +1,88 @@
+"""Search for the margin, embedding size and learning rate of the alignment.
+
+    python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune
+
+Every trial is a training of its own. Leaves OUT/trials.json, the best first, and OUT/best.yaml,
+which jobs.train_alignment takes as its --config. A search that is killed goes on when it is started
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from jobs import train_alignment
+from jobs.launch import launch
+from vsa_ray import storage, tracking
+from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.config import to_yaml
+from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.tasks import AlignmentTask
+from vsa_ray.tuning import SearchConfig, Settings, search
+from vsa_ray.vocabulary import VocabularyConfig
+
+logger = logging.getLogger("jobs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    regions: str
+    """Made by jobs.detect_regions."""
+
+    sentences: str
+    """Made by jobs.read_corpus."""
+
+    out: str
+    """Where the result of the search goes, and every trial's model."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        self.training_with({}, "").check()
+
+    def training_with(self, settings: Settings, name: str) -> train_alignment.JobConfig:
+        """The training of one proposal."""
+        model = {key: settings[key] for key in ("margin", "embed_dim") if key in settings}
+        steps = {key: settings[key] for key in ("learning_rate",) if key in settings}
+        return train_alignment.JobConfig(
+            regions=storage.absolute(self.regions),
+            sentences=storage.absolute(self.sentences),
+            out=storage.join(storage.absolute(self.out), name),
+            vocabulary=self.vocabulary,
+            alignment=replace(self.alignment, **model),
+            training=replace(self.training, **steps),
+        )
+
+
+def main(config: JobConfig) -> list[dict[str, Any]]:
+    with tracking.run("tune", asdict(config)) as parent:
+
+        def trial(settings: Settings, callbacks: list[Any]) -> None:
+            name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
+            train_alignment.main(config.training_with(settings, name), parent, callbacks=callbacks)
+
+        trials = search(
+            trial,
+            config.search,
+            config.out,
+            score=AlignmentTask.score,
+            epochs=config.training.epochs,
+        )
+        parent.metrics({"best/score": trials[0].score})
+    best = config.training_with(trials[0].settings, "best")
+    table = [asdict(found) for found in trials]
+    storage.write_json(storage.join(config.out, "trials.json"), table)
+    storage.write_bytes(storage.join(config.out, "best.yaml"), to_yaml(best).encode())
+    for found in trials:
+        logger.info("%6.2f after %d epochs: %s", found.score, found.epochs, found.settings)
+    logger.info("train with it: python -m jobs.train_alignment --config %s/best.yaml", config.out)
+    return table
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__)

@@ -1,0 +1,66 @@
+"""Ragged tables to tensors: things of different lengths lie end to end, beside their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from vsa_ray import schema
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of several things end to end: regions of images, words of sentences."""
+
+    rows: Tensor
+    """(P, ...), all rows of the first thing, then all of the second, ..."""
+
+    lengths: Tensor
+    """(B,) int64, rows of each thing."""
+
+    @classmethod
+    def of(cls, arrays: Sequence[npt.NDArray[np.generic]]) -> Self:
+        """The given arrays end to end; at least one, equal but for their first axis."""
+        lengths = torch.tensor([len(array) for array in arrays], dtype=torch.int64)
+        return cls(torch.from_numpy(np.concatenate(arrays)), lengths)
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.rows.to(device), self.lengths.to(device))
+
+    def split(self) -> list[Tensor]:
+        """The rows of each thing: views."""
+        return list(self.rows.split(self.lengths.tolist()))
+
+
+def features(regions: pa.Table) -> Ragged:
+    """Features of a `regions` table: rows (P, F) float16, lengths (B,).
+
+    Raises:
+        ValueError: the rows do not all have features of one width.
+    """
+    return Ragged.of(schema.matrices(regions["features"], feature_dim(regions)))
+
+
+def feature_dim(regions: pa.Table) -> int:
+    """Width F of the CNN feature, read from the first region there is.
+
+    Raises:
+        ValueError: there is no region at all.
+    """
+    widths = regions["features"].combine_chunks().flatten().value_lengths()
+    if not len(widths):
+        raise ValueError("the regions table has no features: did every image fail?")
+    return int(widths[0].as_py())
+
+
+def whole_image_features(regions: pa.Table) -> npt.NDArray[np.generic]:
+    """(B, F) features of region 0."""
+    width = feature_dim(regions)
+    return np.stack([image[0] for image in schema.matrices(regions["features"], width)])

@@ -1,0 +1,67 @@
+"""Regions to sentences: one for the whole image, one for each of its boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vsa_ray import batches, checkpoints, evaluation, schema
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionConfig:
+    beam_size: int = 7
+    """Sentences that are kept open while one is written; 1 is greedy."""
+
+    max_words: int = 20
+    """A sentence is cut there."""
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "max_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"CaptionConfig.{name} must be >= 1, got {getattr(self, name)}")
+
+
+class CaptionRegions:
+    """Stage: a `regions` table in, a `captions` table out; a failed image stays a row."""
+
+    def __init__(self, config: CaptionConfig, checkpoint: str) -> None:
+        self.config = config
+        self.captioner = checkpoints.load_captioner(checkpoint, checkpoints.best_device())
+
+    def __call__(self, images: pa.Table) -> pa.Table:
+        captions = iter(self._write(images))
+        rows: list[dict[str, Any]] = []
+        names = ("image_id", "uri", "boxes", "status", "error")
+        for row in images.select(names).to_pylist():
+            boxes = row.pop("boxes")
+            written = [
+                {"box": box, "caption": caption, "log_prob": log_prob}
+                for box, (caption, log_prob) in zip(boxes, captions, strict=False)
+            ]
+            whole = written[0] if written else {"caption": None, "log_prob": None}
+            rows.append(
+                {
+                    **row,
+                    "caption": whole["caption"],
+                    "log_prob": whole["log_prob"],
+                    "regions": written[1:],
+                }
+            )
+        return pa.Table.from_pylist(rows, schema=schema.CAPTIONS)
+
+    def _write(self, images: pa.Table) -> list[tuple[str, float]]:
+        """A sentence for every region of every image, end to end."""
+        if not any(images["boxes"].combine_chunks().value_lengths().to_numpy()):
+            return []
+        features_PF = batches.features(images).rows.numpy()
+        return evaluation.write_captions(
+            self.captioner.model,
+            self.captioner.vocabulary,
+            np.ascontiguousarray(features_PF),
+            beam_size=self.config.beam_size,
+            max_words=self.config.max_words,
+        )

@@ -1,0 +1,122 @@
+"""A job's settings: a YAML file plus flags, into one typed dataclass.
+
+Every field of a job's config is a flag (`--regions.detector onnx`). A YAML file holds the same
+names, nested; it is read as if its settings were flags written first, so both are checked alike and
+a flag wins over the file. Environment variables may stand in the file: `${NAME}` must be set,
+`${NAME:-default}` falls back, `${NAME:+text}` gives text (with `$NAME` in it) only if it is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+Config = TypeVar("Config")
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([-+])([^}]*))?\}")
+
+_ABOUT_FILES = """
+Every setting below may also stand in a YAML file:
+  --config FILE     read settings from FILE (see jobs/configs/); flags win over the file
+  --print-config    print the resulting settings as YAML, and stop
+"""
+
+
+class ConfigError(ValueError):
+    """Settings that cannot work, with what to do about it."""
+
+
+def parse(config_type: type[Config], *, description: str, argv: Sequence[str]) -> Config:
+    """Settings from `argv`; prints help or the settings and exits where asked to.
+
+    Raises:
+        ConfigError: the YAML file is missing, malformed, or names an unset variable.
+        SystemExit: tyro has shown what is wrong with a setting, or what was asked for.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", default="")
+    files.add_argument("--print-config", action="store_true")
+    own, flags = files.parse_known_args(argv)
+    given = {name(flag) for flag in flags if flag.startswith("--")}
+    settings = _flags_of(own.config, given) if own.config else []
+    config = tyro.cli(
+        config_type,
+        args=[*settings, *flags],
+        description=description.strip() + "\n" + _ABOUT_FILES,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    if own.print_config:
+        sys.stdout.write(to_yaml(config))
+        raise SystemExit(0)
+    return config
+
+
+def name(flag: str) -> str:
+    """`--Regions.max-boxes=3` and `--regions.max_boxes` are one setting: `regions.max_boxes`."""
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def to_yaml(config: Any) -> str:
+    """The settings as a YAML file that gives them back."""
+    plain = _plain(dataclasses.asdict(config))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _flags_of(path: str, given: set[str]) -> list[str]:
+    """The settings of a YAML file as flags, but for those that the command line gives."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        settings = yaml.safe_load(text) or {}
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config {path}: expected settings (name: value), got {settings!r}")
+    flags = []
+    for key, value in flatten(settings):
+        if key in given:
+            continue
+        values = value if isinstance(value, list) else [value]
+        texts = [_expand(str(item), f"{path}: {key}") for item in values]
+        flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
+    return flags
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings under dotted names: ("regions.detector", "onnx"), ..."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _expand(text: str, where: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        variable, operator, word = match.groups()
+        value = os.environ.get(variable, "")
+        if operator == "+":
+            return os.path.expandvars(word) if value else ""
+        if not value and operator is None:
+            raise ConfigError(f"{where} needs the environment variable {variable}; set it")
+        return value or word
+
+    return _VARIABLE.sub(replace, text)

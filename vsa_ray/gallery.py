@@ -1,0 +1,98 @@
+"""Tables to the pictures of the gallery, which report.py shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from vsa_ray import batches
+from vsa_ray.checkpoints import Aligner
+from vsa_ray.images import ImageConfig, ImageError, load
+from vsa_ray.report import GalleryImage, GalleryRegion, GalleryWord, thumbnail
+from vsa_ray.snippets import Snippet, SnippetConfig, align
+
+
+def gallery_images(
+    regions: pa.Table,
+    captions: pa.Table,
+    sentences: pa.Table,
+    aligner: Aligner,
+    config: SnippetConfig,
+) -> Iterator[GalleryImage]:
+    """A card for each image of `regions`, made when it is asked for.
+
+    Args:
+        regions: the images to show.
+        captions: theirs, and maybe others'.
+        sentences: theirs, and maybe others'; the words are aligned here.
+    """
+    captions_of = {row["image_id"]: row for row in captions.to_pylist()}
+    words_of: dict[str, list[list[str]]] = {}
+    columns = sentences["image_id"].to_pylist(), sentences["words"].to_pylist()
+    for image_id, words in zip(*columns, strict=True):
+        words_of.setdefault(image_id, []).append(words)
+    for i in range(len(regions)):
+        image = regions.slice(i, 1)
+        (row,) = image.drop(["features"]).to_pylist()
+        sentences_of = words_of.get(row["image_id"], [])
+        if row["status"] != "ok":
+            yield _failed(row, sentences_of, row["error"])
+            continue
+        try:
+            pixels = load(row["uri"], ImageConfig())
+        except ImageError as error:
+            yield _failed(row, sentences_of, str(error))
+            continue
+        snippets = align(aligner, config, batches.features(image).rows, sentences_of)
+        caption = captions_of[row["image_id"]]
+        yield GalleryImage(
+            image_id=row["image_id"],
+            width=row["width"],
+            height=row["height"],
+            jpeg=thumbnail(pixels),
+            caption=caption["caption"],
+            log_prob=caption["log_prob"],
+            regions=_regions(row, caption),
+            references=[
+                _aligned(words, found) for words, found in zip(sentences_of, snippets, strict=True)
+            ],
+        )
+
+
+def _regions(row: dict[str, Any], caption: dict[str, Any]) -> list[GalleryRegion]:
+    said = [caption, *caption["regions"]]
+    return [
+        GalleryRegion(
+            box=tuple(box),
+            label=label,
+            score=score,
+            caption=own["caption"],
+            log_prob=own["log_prob"],
+        )
+        for box, label, score, own in zip(
+            row["boxes"], row["labels"], row["scores"], said, strict=True
+        )
+    ]
+
+
+def _aligned(words: Sequence[str], snippets: Sequence[Snippet]) -> list[GalleryWord]:
+    region_of: dict[int, int] = {}
+    for snippet in snippets:
+        region_of |= dict.fromkeys(range(snippet.first, snippet.stop), snippet.region)
+    return [GalleryWord(text=word, region=region_of.get(i)) for i, word in enumerate(words)]
+
+
+def _failed(row: dict[str, Any], sentences: Sequence[Sequence[str]], error: str) -> GalleryImage:
+    return GalleryImage(
+        image_id=row["image_id"],
+        width=1,
+        height=1,
+        jpeg=b"",
+        caption="",
+        log_prob=0.0,
+        regions=[],
+        references=[[GalleryWord(text=word, region=None) for word in words] for words in sentences],
+        error=error,
+    )

@@ -1,0 +1,173 @@
+"""Words of a sentence to regions of its image, in runs: the paper's chain MRF (Eqs. 10-12).
+
+    E(a) = sum_t v_{a_t} . s_t + beta * sum_t [a_t = a_{t+1}]
+
+The paper says that E is minimised; with these signs it has to be *maximised* for words to go to the
+regions that fit them and for `beta` to hold neighbours together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from vsa_ray import batches, checkpoints, evaluation, schema
+from vsa_ray.batches import Ragged
+from vsa_ray.checkpoints import Aligner
+
+Floats = npt.NDArray[np.float32]
+States = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnippetConfig:
+    beta: float = 1.0
+    """What two neighbouring words gain by sharing a region, in units of v_i . s_t. 0 gives every
+    word its best region; a large value gives the whole sentence one region."""
+
+    min_words: int = 1
+    """Shorter runs are not kept."""
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f"SnippetConfig.beta must be >= 0, got {self.beta}")
+        if self.min_words < 1:
+            raise ValueError(f"SnippetConfig.min_words must be >= 1, got {self.min_words}")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Positions [first, stop) of a chain, all in one state."""
+
+    region: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """words[first:stop] of a sentence, and the region that they describe."""
+
+    region: int
+    first: int
+    stop: int
+    score: float
+    """Mean over the known words of v_i . s_t."""
+
+
+def viterbi(scores: Sequence[Floats], beta: float) -> list[States]:
+    """The best chain of each sentence, exactly, in O(words x regions).
+
+    Args:
+        scores: for each sentence an (T, M) array of v_i . s_t; T and M may differ.
+        beta: >= 0.
+
+    Returns:
+        For each sentence the (T,) region of every word. Of equally good chains, the one that
+        changes region least late: a tie stays on its region, and ends on the lowest one.
+    """
+    lengths = np.array([len(sentence) for sentence in scores], dtype=np.int64)
+    if not len(scores) or not lengths.max():
+        return [np.empty(0, dtype=np.int64) for _ in scores]
+    most = max(sentence.shape[1] for sentence in scores)
+    unary_CTM = np.full((len(scores), lengths.max(), most), -np.inf, dtype=np.float64)
+    for row, sentence in zip(unary_CTM, scores, strict=True):
+        row[: sentence.shape[0], : sentence.shape[1]] = sentence
+
+    here_M = np.arange(most)
+    came_from_CTM = np.empty(unary_CTM.shape, dtype=np.int64)
+    best_CM = unary_CTM[:, 0]
+    for t in range(1, unary_CTM.shape[1]):
+        switch_C1 = best_CM.argmax(axis=1)[:, None]
+        stay_CM = best_CM + beta
+        move_C1 = np.take_along_axis(best_CM, switch_C1, axis=1)
+        # Potts: the best other state does not depend on where the chain goes next.
+        came_from_CTM[:, t] = np.where(stay_CM >= move_C1, here_M, switch_C1)
+        reached_CM = np.maximum(stay_CM, move_C1) + unary_CTM[:, t]
+        # A sentence that has ended keeps its totals, so that one pass serves all lengths.
+        best_CM = np.where((t < lengths)[:, None], reached_CM, best_CM)
+    return [
+        _trace(best_CM[c], came_from_CTM[c, :length]) for c, length in enumerate(lengths.tolist())
+    ]
+
+
+def _trace(best_M: npt.NDArray[np.float64], came_from_TM: States) -> States:
+    states = np.empty(len(came_from_TM), dtype=np.int64)
+    state = int(best_M.argmax())
+    for t in range(len(states) - 1, -1, -1):
+        states[t] = state
+        state = int(came_from_TM[t, state]) if t else state
+    return states
+
+
+def runs(states: States) -> Iterator[Run]:
+    """Maximal runs of equal states, in order of the words."""
+    starts = np.flatnonzero(np.diff(states, prepend=-1))
+    for first, stop in zip(starts, [*starts[1:], len(states)], strict=True):
+        yield Run(int(states[first]), int(first), int(stop))
+
+
+def align(
+    aligner: Aligner,
+    config: SnippetConfig,
+    features_RF: torch.Tensor,
+    sentences: Sequence[Sequence[str]],
+) -> list[list[Snippet]]:
+    """Cut some sentences of one image into snippets.
+
+    A word that the model does not know stays with the known words around it, where those are on
+    one region, and is in no snippet otherwise.
+    """
+    ids = [aligner.vocabulary.encode(words) for words in sentences]
+    scores = evaluation.word_scores(aligner.model, features_RF, Ragged.of(ids))
+    found = []
+    for words, scores_TR, states_T in zip(
+        sentences, scores, viterbi(scores, config.beta), strict=True
+    ):
+        positions = aligner.vocabulary.known(words)
+        found.append(
+            [
+                Snippet(
+                    region=run.region,
+                    first=positions[run.first],
+                    stop=positions[run.stop - 1] + 1,
+                    score=float(scores_TR[run.first : run.stop, run.region].mean()),
+                )
+                for run in runs(states_T)
+                if run.stop - run.first >= config.min_words
+            ]
+        )
+    return found
+
+
+class ExtractSnippets:
+    """Stage: images with their sentences (texts.attach) in, a `snippets` row a sentence out."""
+
+    def __init__(self, config: SnippetConfig, checkpoint: str) -> None:
+        self.config = config
+        self.aligner = checkpoints.load_aligner(checkpoint, checkpoints.best_device())
+
+    def __call__(self, images: pa.Table) -> pa.Table:
+        names = ("image_id", "split", "text_ids", "texts", "boxes")
+        columns = (images[name].to_pylist() for name in names)
+        rows = []
+        for features_RF, image_id, split, ids, texts, boxes in zip(
+            batches.features(images).split(), *columns, strict=True
+        ):
+            snippets = align(self.aligner, self.config, features_RF, texts)
+            for sentence_id, words, found in zip(ids, texts, snippets, strict=True):
+                rows.append(
+                    {
+                        "sentence_id": sentence_id,
+                        "image_id": image_id,
+                        "split": split,
+                        "words": words,
+                        "snippets": [{**asdict(s), "box": boxes[s.region]} for s in found],
+                    }
+                )
+        return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)

@@ -1,0 +1,77 @@
+"""Sentences and snippets beside the regions of their image: what training and alignment read.
+
+A text is some words that belong to one region: a sentence belongs to region 0, the whole image; a
+snippet to the box that the chain MRF gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vsa_ray.vocabulary import Vocabulary
+
+TEXTS = pa.schema(
+    {
+        "image_id": pa.string(),
+        "text_ids": pa.list_(pa.string()),  # the sentence a text is from
+        "text_regions": pa.list_(pa.int32()),
+        "texts": pa.list_(pa.list_(pa.string())),  # words
+    }
+)
+"""One row an image, with all its texts."""
+
+Text = tuple[str, str, int, list[str]]
+"""image_id, sentence_id, region, words"""
+
+
+def of_sentences(sentences: pa.Table) -> Iterator[Text]:
+    """The texts of a `sentences` table."""
+    columns = (sentences[name].to_pylist() for name in ("image_id", "sentence_id", "words"))
+    for image_id, sentence_id, words in zip(*columns, strict=True):
+        yield image_id, sentence_id, 0, words
+
+
+def of_snippets(snippets: pa.Table) -> Iterator[Text]:
+    """The texts of a `snippets` table."""
+    names = ("image_id", "sentence_id", "words", "snippets")
+    for image_id, sentence_id, words, found in zip(
+        *(snippets[name].to_pylist() for name in names), strict=True
+    ):
+        for snippet in found:
+            run = words[snippet["first"] : snippet["stop"]]
+            yield image_id, sentence_id, snippet["region"], run
+
+
+def known(texts: Iterator[Text], vocabulary: Vocabulary) -> Iterator[Text]:
+    """The texts that have a word of the vocabulary; a model has nothing to learn from others."""
+    return (text for text in texts if vocabulary.known(text[3]))
+
+
+def group_by_image(texts: Iterator[Text]) -> pa.Table:
+    """Texts as a TEXTS table, images in order of their first text."""
+    rows: dict[str, tuple[list[str], list[int], list[list[str]]]] = {}
+    for image_id, sentence_id, region, words in texts:
+        ids, regions, all_words = rows.setdefault(image_id, ([], [], []))
+        ids.append(sentence_id)
+        regions.append(region)
+        all_words.append(words)
+    columns = [list(column) for column in zip(*rows.values(), strict=True)] or [[], [], []]
+    return pa.table([list(rows), *columns], schema=TEXTS)
+
+
+def attach(regions: pa.Table, texts: pa.Table) -> pa.Table:
+    """Rows of a `regions` table with the TEXTS columns of their image.
+
+    Images that failed, or have no text, are left out.
+    """
+    regions = regions.filter(pc.equal(regions["status"], "ok"))
+    at = pc.index_in(regions["image_id"], value_set=texts["image_id"])
+    found = pc.is_valid(at)
+    beside = texts.take(at.filter(found))
+    regions = regions.filter(found)
+    for name in TEXTS.names[1:]:
+        regions = regions.append_column(name, beside[name])
+    return regions

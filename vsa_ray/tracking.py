@@ -1,0 +1,110 @@
+"""Runs in MLflow: settings, versions, metrics an epoch, figures. The only door to `mlflow`.
+
+The store is MLFLOW_TRACKING_URI, or `mlflow.db` (SQLite) in the working directory. SQLite is a file
+of one machine: a cluster needs a tracking server.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from vsa_ray.config import flatten
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "vsa_ray"
+_MAX_PARAM = 500
+_VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "mlflow")
+
+
+def store() -> str:
+    """Where runs go, as every process of this machine understands it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One MLflow run. Plain data, so that a worker can log to the driver's run.
+
+    A store that cannot be reached costs a warning, never the training that it watches.
+    """
+
+    uri: str
+    run_id: str
+
+    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
+        """Log numbers; None ones are left out."""
+        now = time.time_ns() // 1_000_000
+        known = {name: float(value) for name, value in values.items() if value is not None}
+        self._log(metrics=[Metric(name, value, now, step) for name, value in known.items()])
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log settings, nested ones by dotted names."""
+        self._log(params=[Param(k, str(v)[:_MAX_PARAM]) for k, v in flatten(values)])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._log(tags=[RunTag(name, value) for name, value in values.items()])
+
+    def text(self, text: str, name: str) -> None:
+        """Keep a text (a page, a JSON file) as an artifact."""
+        try:
+            _client(self.uri).log_text(self.run_id, text, name)
+        except (MlflowException, OSError) as error:
+            logger.warning("MLflow did not take %s: %s", name, error)
+
+    def _log(self, **values: Any) -> None:
+        try:
+            _client(self.uri).log_batch(self.run_id, **values)
+        except (MlflowException, OSError) as error:
+            logger.warning("MLflow at %s did not take a log: %s", self.uri, error)
+
+
+@contextmanager
+def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) -> Iterator[Run]:
+    """A new run around a block of code; failed if the block raises.
+
+    Args:
+        settings: logged as parameters, nested ones by dotted names.
+        parent: the run that this one is shown under.
+    """
+    client = _client(store())
+    tags = {"mlflow.runName": name, "mlflow.parentRunId": parent.run_id if parent else ""}
+    created = client.create_run(
+        _experiment(client), tags={key: value for key, value in tags.items() if value}
+    )
+    current = Run(store(), created.info.run_id)
+    current.params(settings)
+    versions = {f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS}
+    current.tags({**versions, "machine": platform.platform(), "python": platform.python_version()})
+    status = "FAILED"
+    try:
+        yield current
+        status = "FINISHED"
+    finally:
+        client.set_terminated(current.run_id, status)
+
+
+def _client(uri: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: mlflow.MlflowClient) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server keeps artifacts where it was told to; beside a SQLite file they need a place.
+    location = str(Path.cwd() / "mlruns") if store().startswith("sqlite:") else None
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))

@@ -1,0 +1,278 @@
+"""Data-parallel training on Ray: any number of workers, CPU (gloo) or GPU (nccl).
+
+The only door to `ray.train`. Features stream from Parquet through Ray Data to the workers; each
+epoch ends with dev metrics and a checkpoint in the run's storage, from which a run that is killed
+and started again, or whose worker dies, goes on. The best epoch's model becomes the output.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor, nn
+
+from vsa_ray import checkpoints, storage
+from vsa_ray.outputs import Output
+from vsa_ray.tracking import Run
+from vsa_ray.training import gathering
+from vsa_ray.training.tasks import Metrics, Pair, Task
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "_train"
+"""Ray's own storage of a run, below its output; removed when the model is committed."""
+
+MAX_FAILURES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    epochs: int = 20
+    """Passes over the training images."""
+
+    batch_size: int = 100
+    """Images of a global batch, over all workers."""
+
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
+
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """cosine falls from learning_rate to 0 over all epochs."""
+
+    weight_decay: float = 0.0
+    max_gradient: float = 5.0
+    """Every element of a gradient is cut at plus and minus this (the paper: important)."""
+
+    num_workers: int = 1
+    """Processes, one a GPU, or sharing the CPUs."""
+
+    seed: int = 0
+    shuffle_images: int = 4_000
+    """Images that a worker holds to shuffle within; all of a small corpus, so a full shuffle."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "num_workers", "shuffle_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_gradient"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"TrainConfig.weight_decay must be >= 0, got {self.weight_decay}")
+        if self.batch_size < 2 * self.num_workers:
+            raise ValueError(
+                f"TrainConfig.batch_size must be at least 2 images a worker, got {self.batch_size} "
+                f"for {self.num_workers}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """All that a worker is told."""
+
+    task: Task
+    config: TrainConfig
+    run: Run
+
+
+def train(
+    task: Task,
+    images: ray.data.Dataset,
+    config: TrainConfig,
+    output: Output,
+    run: Run,
+    *,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> Metrics:
+    """Train a model and commit the best epoch's as a checkpoint directory.
+
+    Args:
+        images: rows of a `regions` table with their texts (datasets.with_texts), each text with a
+            word that the task's vocabulary knows.
+        callbacks: hear of every epoch.
+
+    Returns:
+        The metrics of the best epoch.
+
+    Raises:
+        OutputError: the output belongs to another job.
+        ray.train.WorkerGroupError: workers failed more often than is worth repeating.
+    """
+    output.begin()
+    filesystem, path = storage.resolve(storage.join(output.uri, CHECKPOINTS))
+    trainer = ray.train.torch.TorchTrainer(
+        _work,
+        train_loop_config={"work": _Work(task, config, run)},
+        datasets={"train": images},
+        dataset_config=ray.train.DataConfig(
+            execution_options=ray.data.ExecutionOptions(preserve_order=True)
+        ),
+        scaling_config=_scaling(config.num_workers),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=list(callbacks),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=2, checkpoint_score_attribute=task.score
+            ),
+        ),
+    )
+    result = trainer.fit()
+    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][task.score])
+    with checkpoint.as_directory() as directory:
+        checkpoints.copy(directory, output.uri)
+    output.commit(best=metrics)
+    storage.delete(storage.join(output.uri, CHECKPOINTS))
+    return metrics
+
+
+def _scaling(num_workers: int) -> ray.train.ScalingConfig:
+    """A GPU a worker; without any, the CPUs, but for one that is left to reading the data."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if resources.get("GPU", 0) >= num_workers:
+        return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=True)
+    cpus = min(1.0, (resources["CPU"] - 1) / num_workers)
+    return ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": cpus})
+
+
+class _Loss(nn.Module):
+    """The loss as a module's forward, which is where DDP hooks in."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+
+    def forward(self, batch: Pair) -> Tensor:
+        return self.task.loss(self.model, batch)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """What every worker runs."""
+    work: _Work = settings["work"]
+    task, config = work.task, work.config
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.manual_seed(config.seed)  # the same weights on every worker
+    model = task.build()
+    loss_of = ray.train.torch.prepare_model(_Loss(task, model))
+    optimizer = _optimizer(model, config)
+    images = ray.train.get_dataset_shard("train")
+    for epoch in range(_resume(model, optimizer), config.epochs):
+        started = time.monotonic()
+        loss = _epoch(loss_of, optimizer, images, work, epoch)
+        checkpoint, metrics = None, {"train/loss": loss}
+        if first:
+            model.eval()
+            metrics |= task.evaluate(model)
+            metrics |= {"train/seconds": time.monotonic() - started, "epoch": float(epoch + 1)}
+            _tell(work, metrics)
+            checkpoint = _checkpoint(model, optimizer, task, epoch)
+        ray.train.report(metrics, checkpoint=checkpoint)  # every worker has to
+
+
+def _epoch(
+    loss_of: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: ray.data.DataIterator,
+    work: _Work,
+    epoch: int,
+) -> float:
+    """One pass over the data -> mean loss of a global batch."""
+    config, workers = work.config, gathering.num_workers()
+    device = ray.train.torch.get_device()
+    # Dropout differs between workers and epochs, and is the same again after a restart.
+    torch.manual_seed((config.seed * 10_007 + epoch) * 1_009 + gathering.rank())
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(config, epoch)
+    loss_of.train()
+    total, batches = torch.zeros((), device=device), 0
+    for table in images.iter_batches(
+        batch_size=config.batch_size // workers,
+        batch_format="pyarrow",
+        local_shuffle_buffer_size=config.shuffle_images,
+        local_shuffle_seed=config.seed * 10_007 + epoch,
+    ):
+        batch = work.task.batch(table, epoch=epoch, seed=config.seed).to(device)
+        share = loss_of(batch)
+        optimizer.zero_grad(set_to_none=True)
+        (share * workers).backward()  # DDP divides by the workers, but shares add up
+        nn.utils.clip_grad_value_(loss_of.parameters(), config.max_gradient)
+        optimizer.step()
+        total += share.detach()  # stays on the device: .item() here would stall every step
+        batches += 1
+    loss = float(gathering.gather(total).sum()) / max(1, batches)
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss of epoch {epoch + 1} is {loss}; lower learning_rate "
+            f"({config.learning_rate}) or max_gradient ({config.max_gradient})"
+        )
+    return loss
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters, decay = model.parameters(), config.weight_decay
+    match config.optimizer:
+        case "adam":
+            return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(
+                parameters, lr=config.learning_rate, momentum=0.9, weight_decay=decay
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                parameters, lr=config.learning_rate, alpha=0.999, weight_decay=decay
+            )
+
+
+def _learning_rate(config: TrainConfig, epoch: int) -> float:
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+
+
+def _checkpoint(
+    model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, epoch: int
+) -> ray.train.Checkpoint:
+    directory = tempfile.mkdtemp()
+    checkpoints.save(directory, model, task.vocabulary)
+    checkpoints.save_progress(directory, optimizer, epochs=epoch + 1)
+    return ray.train.Checkpoint.from_directory(directory)
+
+
+def _resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Go on from the run's last checkpoint, if there is one -> the first epoch to run."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as directory:
+        checkpoints.load_weights(directory, model)
+        return checkpoints.load_progress(directory, optimizer)
+
+
+def _tell(work: _Work, metrics: Metrics) -> None:
+    epoch = int(metrics["epoch"])
+    work.run.metrics(metrics, step=epoch)
+    left = (work.config.epochs - epoch) * metrics["train/seconds"]
+    numbers = "  ".join(
+        f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items() if "/" in name
+    )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logger.info("epoch %d/%d  %s  %.0f s left", epoch, work.config.epochs, numbers, left)

@@ -1,0 +1,220 @@
+"""What is learned: the alignment, and the captioner. No Ray here.
+
+A task builds its model, makes a batch of a block of images with their texts (texts.py), says what
+the loss of a batch is, and scores the model on the dev split. `loop.train` does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from vsa_ray import batches, evaluation, metrics, schema, storage
+from vsa_ray.alignment import (
+    AlignmentConfig,
+    AlignmentModel,
+    image_sentence_scores,
+    ranking_loss,
+)
+from vsa_ray.batches import Ragged
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.texts import attach
+from vsa_ray.training import gathering
+from vsa_ray.vocabulary import Vocabulary
+
+Metrics = dict[str, float]
+
+IMAGES_AT_ONCE = 100
+"""Dev images whose texts are scored together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Features and words that belong together, on one device."""
+
+    features: Ragged
+    words: Ragged
+
+    def to(self, device: torch.device) -> Pair:
+        return Pair(self.features.to(device), self.words.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """Mean and standard deviation of the features of the training split; see `standardise`."""
+
+    mean_F: npt.NDArray[np.float32]
+    scale_F: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, regions: pa.Table) -> Moments:
+        features_PF = batches.features(regions).rows.double()
+        scale, mean = torch.std_mean(features_PF, dim=0)
+        return cls(mean_F=mean.float().numpy(), scale_F=scale.float().numpy())
+
+
+class Task(Protocol):
+    """See the module. Plain data, so that it travels to the workers."""
+
+    score: ClassVar[str]
+    """The dev metric that says which epoch was best; higher is better."""
+
+    vocabulary: Vocabulary
+
+    def build(self) -> nn.Module: ...
+    def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair: ...
+    def loss(self, model: Any, batch: Pair) -> Tensor: ...
+    def evaluate(self, model: Any) -> Metrics: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignmentTask:
+    """Images and their sentences are to find one another (Eqs. 1-9)."""
+
+    score: ClassVar[str] = "dev/mean_recall"
+
+    config: AlignmentConfig
+    vocabulary: Vocabulary
+    moments: Moments
+    regions: str
+    sentences: str
+
+    def build(self) -> AlignmentModel:
+        model = AlignmentModel(
+            self.config,
+            feature_dim=len(self.moments.mean_F),
+            vocabulary_size=len(self.vocabulary),
+        )
+        model.standardise(*_tensors(self.moments))
+        return model
+
+    def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair:
+        """One sentence an image, drawn anew every epoch."""
+        drawn = []
+        columns = images["image_id"].to_pylist(), images["texts"].to_pylist()
+        for image_id, texts in zip(*columns, strict=True):
+            text = random.Random(f"{seed} {epoch} {image_id}").choice(texts)
+            drawn.append(self.vocabulary.encode(text))
+        return Pair(batches.features(images), Ragged.of(drawn))
+
+    def loss(self, model: AlignmentModel, batch: Pair) -> Tensor:
+        """This worker's share of the loss of the global batch (Eq. 9)."""
+        regions_PD = model.encode_regions(batch.features.rows)
+        words_WD = model.encode_words(batch.words.rows, batch.words.lengths)
+        words = gathering.gather_rows(Ragged(words_WD, batch.words.lengths))
+        scores_BC = image_sentence_scores(
+            regions_PD,
+            batch.features.lengths,
+            words.rows,
+            words.lengths,
+            score=self.config.score,
+        )
+        shares = gathering.gather(torch.tensor([len(batch.words.lengths)]))
+        first = int(shares[: gathering.rank()].sum())
+        return ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
+
+    def evaluate(self, model: AlignmentModel) -> Metrics:
+        data = evaluation.pairs(
+            storage.read_table(self.regions, schema.REGIONS, split="dev"),
+            storage.read_table(self.sentences, schema.SENTENCES, split="dev"),
+            self.vocabulary,
+        )
+        scores_BC = evaluation.retrieval_scores(model, data)
+        found = {
+            "annotation": metrics.image_annotation(scores_BC, data.image_of_C),
+            "search": metrics.image_search(scores_BC, data.image_of_C),
+        }
+        recalls = [recall for m in found.values() for recall in (m.r1, m.r5, m.r10)]
+        result = {"dev/mean_recall": sum(recalls) / len(recalls)}
+        for direction, recall in found.items():
+            result[f"dev/{direction}_r10"] = recall.r10
+            result[f"dev/{direction}_median_rank"] = recall.median_rank
+        return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionTask:
+    """A text is to be predicted from its region, word by word (Eqs. 13-15)."""
+
+    score: ClassVar[str] = "dev/score"
+    """CIDEr of greedy captions of the whole dev images; perplexity prefers other epochs. Without
+    sentences to compare with (trained on snippets alone), the negative perplexity."""
+
+    config: CaptionerConfig
+    vocabulary: Vocabulary
+    moments: Moments
+    regions: str
+    has_sentences: bool
+    """Whether whole images are learned, and not snippets alone."""
+
+    dev_texts: pa.Table
+    """TEXTS of the dev split, of the kind that is learned."""
+
+    def build(self) -> MultimodalRNN:
+        model = MultimodalRNN(
+            self.config,
+            feature_dim=len(self.moments.mean_F),
+            vocabulary_size=len(self.vocabulary),
+            log_frequencies_V=torch.from_numpy(self.vocabulary.log_frequencies()),
+        )
+        model.standardise(*_tensors(self.moments))
+        return model
+
+    def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair:
+        """Every text of every image, each with the feature of its region."""
+        features = batches.features(images).split()
+        at = [torch.tensor(regions) for regions in images["text_regions"].to_pylist()]
+        words = [self.vocabulary.encode(t) for texts in images["texts"].to_pylist() for t in texts]
+        return Pair(
+            Ragged.of(
+                [regions_RF[own].numpy() for regions_RF, own in zip(features, at, strict=True)]
+            ),
+            Ragged.of(words),
+        )
+
+    def loss(self, model: MultimodalRNN, batch: Pair) -> Tensor:
+        """This worker's share of the mean negative log-likelihood of a word of the global batch."""
+        losses_B = model(batch.features.rows, batch.words.rows, batch.words.lengths)
+        tokens = torch.tensor(_tokens(batch), device=losses_B.device)
+        return losses_B.sum() / gathering.gather(tokens).sum()
+
+    def evaluate(self, model: MultimodalRNN) -> Metrics:
+        regions = storage.read_table(self.regions, schema.REGIONS, split="dev")
+        perplexity = self._perplexity(model, attach(regions, self.dev_texts))
+        if not self.has_sentences:
+            return {"dev/score": -perplexity, "dev/perplexity": perplexity}
+        images = attach(regions, self.dev_texts)
+        captions = evaluation.write_captions(
+            model, self.vocabulary, batches.whole_image_features(images), beam_size=1
+        )
+        cider = metrics.cider(
+            [caption.split() for caption, _ in captions], images["texts"].to_pylist()
+        )
+        return {"dev/score": cider, "dev/cider": cider, "dev/perplexity": perplexity}
+
+    @torch.inference_mode()
+    def _perplexity(self, model: MultimodalRNN, images: pa.Table) -> float:
+        total, tokens = 0.0, 0
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            batch = self.batch(images.slice(start, IMAGES_AT_ONCE), epoch=0, seed=0)
+            batch = batch.to(model.mean_F.device)
+            total += float(model(batch.features.rows, batch.words.rows, batch.words.lengths).sum())
+            tokens += _tokens(batch)
+        return math.exp(total / tokens)
+
+
+def _tokens(batch: Pair) -> int:
+    """Words to predict: all there are, and an END a text."""
+    return len(batch.words.rows) + len(batch.words.lengths)
+
+
+def _tensors(moments: Moments) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(moments.mean_F), torch.from_numpy(moments.scale_F)

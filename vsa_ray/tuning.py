@@ -1,0 +1,129 @@
+"""Search for settings of the alignment, a Ray Train run a trial. The only door to `ray.tune`.
+
+Optuna proposes margin, embedding size and learning rate; ASHA stops trials that fall behind. In
+MLflow the search is one run with a run below it for every trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from vsa_ray import storage
+
+EXPERIMENT = "_tune"
+"""Ray's own state of a search, below its output: what it is resumed from."""
+
+Settings = dict[str, Any]
+"""A proposal: margin, embed_dim, learning_rate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    trials: int = 8
+    """Proposals to try."""
+
+    concurrent_trials: int = 1
+    """Trials at once; each takes as many workers as a training does."""
+
+    margin: tuple[float, float] = (0.05, 2.0)
+    """Lowest and highest margin of the ranking loss, searched on a logarithmic scale."""
+
+    embed_dim: tuple[int, ...] = (256, 512, 1000)
+    """Sizes of the space of regions and words."""
+
+    learning_rate: tuple[float, float] = (1e-4, 1e-2)
+    """Lowest and highest learning rate, searched on a logarithmic scale."""
+
+    grace_epochs: int = 3
+    """No trial is stopped before so many epochs."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "concurrent_trials", "grace_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"SearchConfig.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("margin", "learning_rate"):
+            low, high = getattr(self, name)
+            if not 0 < low < high:
+                raise ValueError(
+                    f"SearchConfig.{name} must be two numbers, 0 < low < high, got {low} and {high}"
+                )
+        if not self.embed_dim or min(self.embed_dim) < 1:
+            raise ValueError(f"SearchConfig.embed_dim must be sizes >= 1, got {self.embed_dim}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A proposal that was tried, and its best epoch."""
+
+    settings: Settings
+    score: float
+    epochs: int
+
+
+def search(
+    trial: Callable[[Settings, list[ray.train.UserCallback]], None],
+    config: SearchConfig,
+    out: str,
+    *,
+    score: str,
+    epochs: int,
+) -> list[Trial]:
+    """Try proposals -> trials, the best first. A search that was killed goes on.
+
+    Args:
+        trial: trains with a proposal, and hands the callbacks on to the training.
+        score: the metric that says how good an epoch was; higher is better.
+        epochs: how many a trial runs if it is not stopped.
+    """
+    filesystem, path = storage.resolve(out)
+    experiment = f"{path}/{EXPERIMENT}"
+
+    def run(settings: Settings) -> None:
+        trial(settings, [TuneReportCallback()])
+
+    # The trial itself only waits for its workers, which ask for their own resources.
+    trainable = ray.tune.with_resources(run, {"CPU": 0})
+    if ray.tune.Tuner.can_restore(experiment, storage_filesystem=filesystem):
+        tuner = ray.tune.Tuner.restore(
+            experiment, trainable, resume_errored=True, storage_filesystem=filesystem
+        )
+    else:
+        tuner = ray.tune.Tuner(
+            trainable,
+            param_space={
+                "margin": ray.tune.loguniform(*config.margin),
+                "embed_dim": ray.tune.choice(list(config.embed_dim)),
+                "learning_rate": ray.tune.loguniform(*config.learning_rate),
+            },
+            tune_config=ray.tune.TuneConfig(
+                metric=score,
+                mode="max",
+                num_samples=config.trials,
+                max_concurrent_trials=config.concurrent_trials,
+                search_alg=OptunaSearch(seed=config.seed),
+                scheduler=ASHAScheduler(max_t=epochs, grace_period=config.grace_epochs),
+            ),
+            run_config=ray.tune.RunConfig(
+                name=EXPERIMENT, storage_path=path, storage_filesystem=filesystem
+            ),
+        )
+    return _ranked(tuner.fit(), score)
+
+
+def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
+    trials = []
+    for result in results:
+        history = result.metrics_dataframe
+        if result.config is not None and history is not None and score in history:
+            trials.append(Trial(result.config, float(history[score].max()), len(history)))
+    return sorted(trials, key=lambda trial: -trial.score)
