@@ -1,0 +1,26 @@
+"""Alignment: regions and words in one space, the score of an image and a sentence, its training.
+
+    model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
+    scores.py   Eq. 8: regions, words -> scores_BC
+    losses.py   Eq. 9, and two other ranking losses, over any number of workers
+    config.py   all options
+
+Besides the letters of `schema.py`, P is the regions of all images of a batch, end to end, as W is
+the words of all sentences.
+"""
+
+from vsa_ray.alignment.config import AlignmentConfig
+from vsa_ray.alignment.losses import Gather, alone, ranking_loss
+from vsa_ray.alignment.model import AlignmentModel
+from vsa_ray.alignment.scores import MAX_REGIONS, Score, image_sentence_scores
+
+__all__ = [
+    "MAX_REGIONS",
+    "AlignmentConfig",
+    "AlignmentModel",
+    "Gather",
+    "Score",
+    "alone",
+    "image_sentence_scores",
+    "ranking_loss",
+]

@@ -1,0 +1,56 @@
+"""What an alignment model is made of, and what it is trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vsa_ray.alignment.scores import Score
+
+Loss = Literal["sum_of_hinges", "hardest_negative", "softmax"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignmentConfig:
+    embed_dim: int = 1000
+    """Size of the space that regions and words share."""
+
+    hidden_dim: int = 512
+    """Hidden units of the recurrent network, in each direction."""
+
+    word_dim: int = 300
+    """Size of a word vector."""
+
+    dropout: float = 0.5
+    """Share of inputs dropped before every layer but the recurrent ones, in training."""
+
+    score: Score = "sum"
+    """A sentence's score from its words' best products: their "sum" (the paper), that divided by
+    the square root of the sentence's length ("sqrt_length"), or the mean over its words where
+    regions and words have length 1 ("cosine")."""
+
+    loss: Loss = "sum_of_hinges"
+    """Over all false pairs of the global batch (the paper), over the hardest one of each image and
+    sentence, or the log-probability of the true one ("softmax")."""
+
+    margin: float = 1.0
+    """How much a true pair must beat a false one before a hinge is zero."""
+
+    temperature: float = 0.05
+    """What scores are divided by before the softmax; right for "cosine", far too low for "sum"."""
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "hidden_dim", "word_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"AlignmentConfig.{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"AlignmentConfig.dropout must be in [0, 1), got {self.dropout}")
+        for name, choices in (("score", get_args(Score)), ("loss", get_args(Loss))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"AlignmentConfig.{name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name in ("margin", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"AlignmentConfig.{name} must be > 0, got {getattr(self, name)}")

@@ -1,0 +1,125 @@
+"""Regions and words into one space: Eq. 1, and the bidirectional network of Eqs. 2-6."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsa_ray.alignment.config import AlignmentConfig
+
+
+class AlignmentModel(nn.Module):
+    """Places the regions of images and the words of sentences in a common space of D dimensions.
+
+    Args:
+        config: sizes, dropout, and whether vectors are brought to length 1.
+        feature_dim: numbers of a region's feature.
+        vocabulary_size: ids that words may have, `len(vocabulary)`.
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
+
+    def __init__(self, config: AlignmentConfig, *, feature_dim: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean_F", torch.zeros(feature_dim))
+        self.register_buffer("scale_F", torch.ones(feature_dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.region_layer = nn.Linear(feature_dim, config.embed_dim)
+        self.word_vectors = nn.Embedding(vocabulary_size, config.word_dim)
+        self.input_layer = nn.Linear(config.word_dim, config.hidden_dim)
+        self.recurrent_2HH = nn.Parameter(torch.empty(2, config.hidden_dim, config.hidden_dim))
+        self.recurrent_bias_2H = nn.Parameter(torch.zeros(2, config.hidden_dim))
+        self.word_layer = nn.Linear(config.hidden_dim, config.embed_dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Keep the variance of what flows through at 1, up to v and s.
+
+        Their D products should add up to about the margin, and both sides get gradients of one
+        size: so v and s start at D ** -0.25. Of an orthogonal recurrence's energy the ReLU keeps
+        half: a word knows its neighbours first, and no sentence is too long.
+        """
+        scale = self.config.embed_dim**-0.25
+        nn.init.normal_(self.region_layer.weight, std=scale * self.region_layer.in_features**-0.5)
+        nn.init.kaiming_normal_(self.input_layer.weight, nonlinearity="relu")
+        for weight_HH in self.recurrent_2HH:
+            nn.init.orthogonal_(weight_HH)
+        nn.init.kaiming_normal_(self.word_layer.weight, nonlinearity="relu")
+        with torch.no_grad():
+            self.word_layer.weight *= scale / 3  # the two directions add up to 3 times one word
+        for layer in (self.region_layer, self.input_layer, self.word_layer):
+            nn.init.zeros_(layer.bias)
+
+    def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
+        """From now on see features as `(features - mean_F) / scale_F`; saved with the weights.
+
+        Args:
+            mean_F: mean over the training split.
+            scale_F: standard deviation over it; a number that never varies (0) is only shifted.
+
+        Raises:
+            ValueError: not one number for each of the feature's.
+        """
+        if not mean_F.shape == scale_F.shape == self.mean_F.shape:
+            raise ValueError(
+                f"mean_F and scale_F have shapes {tuple(mean_F.shape)} and {tuple(scale_F.shape)}, "
+                f"but features are {len(self.mean_F)} wide"
+            )
+        self.mean_F.copy_(mean_F)
+        self.scale_F.copy_(torch.where(scale_F > 0, scale_F, 1.0))
+
+    def forward(
+        self, features_PF: Tensor, ids_W: Tensor, lengths_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Regions (P, D) of all images and words (W, D) of all sentences, each end to end."""
+        return self.encode_regions(features_PF), self.encode_words(ids_W, lengths_C)
+
+    def encode_regions(self, features_PF: Tensor) -> Tensor:
+        """Eq. 1, linear: features of any float type -> regions_PD."""
+        x_PF = (features_PF - self.mean_F) / self.scale_F
+        return self._embed(self.region_layer(self.dropout(x_PF)))
+
+    def encode_words(self, ids_W: Tensor, lengths_C: Tensor) -> Tensor:
+        """Eqs. 2-6: ids of the words of all sentences, end to end, and their counts -> words_WD."""
+        x_WI = self.dropout(self.word_vectors(ids_W))
+        e_WH = self.input_layer(x_WI).relu()
+        h_WH = both_ways(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
+        return self._embed(self.word_layer(self.dropout(h_WH)).relu())
+
+    def _embed(self, x_XD: Tensor) -> Tensor:
+        return F.normalize(x_XD, dim=-1) if self.config.score == "cosine" else x_XD
+
+
+def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
+    """Eqs. 4-5: read each sentence from left to right and from right to left; the sum of both.
+
+    One product a time step, for all sentences that are that long and for both directions.
+    """
+    position_2W, sizes = _time_order(lengths_C)
+    steps = (e_WH[position_2W] + bias_2H[:, None]).split(sizes, dim=1)
+    states = [steps[0].relu()]
+    for step_2CH in steps[1:]:
+        before_2CH = states[-1][:, : step_2CH.shape[1]]
+        states.append(torch.baddbmm(step_2CH, before_2CH, weight_2HH).relu())
+    h_2WH = torch.cat(states, dim=1)
+    forward_W, backward_W = position_2W.argsort(dim=1)
+    return h_2WH[0, forward_W] + h_2WH[1, backward_W]
+
+
+def _time_order(lengths_C: Tensor) -> tuple[Tensor, list[int]]:
+    """Words step by step, (2, W) for both directions, and how many belong to each step.
+
+    The longest sentence comes first: who goes on at a step then stood first in the step before.
+    """
+    order_C = lengths_C.argsort(descending=True, stable=True)
+    longest = max([1, *lengths_C.tolist()])
+    time_T1 = torch.arange(longest, device=lengths_C.device)[:, None]
+    running_TC = time_T1 < lengths_C[order_C]
+    time_W, rank_W = running_TC.nonzero(as_tuple=True)
+    end_C = lengths_C.cumsum(0)
+    forward_W = (end_C - lengths_C)[order_C][rank_W] + time_W
+    backward_W = end_C[order_C][rank_W] - 1 - time_W
+    return torch.stack([forward_W, backward_W]), running_TC.sum(1).tolist()

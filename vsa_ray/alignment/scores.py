@@ -1,0 +1,195 @@
+"""Eq. 8: how well each image of a batch fits each sentence, by the best region of every word.
+
+Plain autograd would keep, and fill again on the way back, one number for each region and word. Here
+the product of regions and words is made in tiles, each reduced while it is in cache. What stays for
+the backward pass is which region won: one byte for each image and word. The backward pass reads one
+region for each image and word, and none where the loss sent no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Score = Literal["sum", "sqrt_length", "cosine"]
+
+MAX_REGIONS = 127
+"""Regions that an image may have: which of them won is kept as an int8."""
+
+_TILE_ROWS = {"cpu": 1024, "cuda": 8192}
+_TILE_WORDS = 2048
+"""Regions and words of one tile: in a CPU's cache while it is reduced; a GPU wants fewer calls."""
+
+_STRIPE = 192
+"""Columns that the backward pass sums at once: rows that short stay in cache between two uses."""
+
+_LISTED = 2**22
+"""Pairs of image and word that the backward pass lists at once, at about 60 bytes a pair."""
+
+
+def image_sentence_scores(
+    regions_PD: Tensor,
+    num_regions_B: Tensor,
+    words_WD: Tensor,
+    lengths_C: Tensor,
+    *,
+    score: Score = "sum",
+) -> Tensor:
+    """Score each image against each sentence -> scores_BC, float32 (float64 where inputs are).
+
+    A word takes its product with the region it fits best, the last one of equals. A sentence scores
+    the sum over its words (Eq. 8); "sqrt_length" divides that by the square root of their number,
+    "cosine" by their number. Without words it scores 0. Under autocast the products are made in
+    autocast's type and summed in float32.
+
+    Args:
+        regions_PD: the regions of all images, end to end.
+        num_regions_B: int64, how many of them each image has.
+        words_WD: the words of all sentences, end to end.
+        lengths_C: int64, how many of them each sentence has.
+
+    Raises:
+        ValueError: the counts do not add up, or an image has no region or too many.
+    """
+    _check_counts("num_regions_B", num_regions_B, len(regions_PD))
+    _check_counts("lengths_C", lengths_C, len(words_WD))
+    few, many = (int(n) for n in num_regions_B.aminmax()) if len(num_regions_B) else (1, 1)
+    if few < 1 or many > MAX_REGIONS:
+        raise ValueError(
+            f"an image needs 1 to {MAX_REGIONS} regions, got images of {few} and of {many}; "
+            "leave out images whose status is not ok"
+        )
+    device = regions_PD.device.type
+    dtype = torch.promote_types(regions_PD.dtype, words_WD.dtype)
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    scores_BC: Tensor = _Scores.apply(
+        regions_PD.to(dtype), num_regions_B, words_WD.to(dtype), lengths_C
+    )
+    if score == "sum":
+        return scores_BC
+    words_C = lengths_C.clamp(min=1).to(scores_BC.dtype)
+    return scores_BC / (words_C.sqrt() if score == "sqrt_length" else words_C)
+
+
+def _check_counts(name: str, counts: Tensor, rows: int) -> None:
+    total = int(counts.sum())
+    if total != rows:
+        raise ValueError(f"{name} adds up to {total}, but there are {rows} rows")
+
+
+class _Scores(torch.autograd.Function):
+    """Eq. 8 for all pairs, differentiated through the winning regions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, regions_PD: Tensor, num_regions_B: Tensor, words_WD: Tensor, lengths_C: Tensor
+    ) -> Tensor:
+        sentence_W = torch.arange(len(lengths_C), device=lengths_C.device)
+        sentence_W = sentence_W.repeat_interleave(lengths_C)
+        scores_BC = regions_PD.new_zeros(
+            (len(num_regions_B), len(lengths_C)),
+            dtype=torch.promote_types(regions_PD.dtype, torch.float32),
+        )
+        # Evaluation needs no winners, and has the largest number of pairs.
+        kept = len(words_WD) if any(ctx.needs_input_grad) else 0
+        winners_BW = regions_PD.new_empty((len(num_regions_B), kept), dtype=torch.int8)
+        for image_b, row_bR in _tiles(num_regions_B, _TILE_ROWS[regions_PD.device.type]):
+            tile_bRD = regions_PD.index_select(0, row_bR.flatten()).view(*row_bR.shape, -1)
+            best_bW, winner_bW = _best_regions(tile_bRD, words_WD)
+            scores_bC = scores_BC[image_b]
+            scores_BC[image_b] = scores_bC.index_add_(1, sentence_W, best_bW.to(scores_bC.dtype))
+            if kept:
+                winners_BW[image_b] = winner_bW
+        ctx.save_for_backward(regions_PD, num_regions_B, words_WD, sentence_W, winners_BW)
+        return scores_BC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BC: Tensor) -> tuple[Tensor | None, ...]:
+        regions_PD, num_regions_B, words_WD, sentence_W, winners_BW = ctx.saved_tensors
+        grad_regions_PD = torch.empty_like(regions_PD)
+        grad_words_WD = torch.zeros_like(words_WD, dtype=grad_BC.dtype)
+        images = max(1, min(_LISTED // max(1, len(words_WD)), 2**15 // MAX_REGIONS))
+        rows = [int(num_b.sum()) for num_b in num_regions_B.split(images)]
+        for regions_pD, grad_regions_pD, num_b, winner_bW, grad_bC in zip(
+            regions_PD.split(rows),
+            grad_regions_PD.split(rows),
+            num_regions_B.split(images),
+            winners_BW.split(images),
+            grad_BC.split(images),
+            strict=True,
+        ):
+            grad_Wb = grad_bC.T[sentence_W]
+            used_Wb = grad_Wb != 0
+            used_U = used_Wb.flatten().nonzero().squeeze(1)
+            weight_U = grad_Wb.flatten()[used_U]
+            row_U = _winning_rows(num_b, winner_bW).flatten()[used_U]
+            uses_W = used_Wb.sum(1)
+            grad_words_WD += _weighted_sums(regions_pD, row_U.long(), weight_U, uses_W)
+
+            word_U = torch.arange(len(uses_W), device=row_U.device).repeat_interleave(uses_W)
+            row_U, order_U = row_U.sort(stable=True)
+            uses_p = row_U.long().bincount(minlength=len(regions_pD))
+            grad_regions_pD.copy_(
+                _weighted_sums(words_WD, word_U[order_U], weight_U[order_U], uses_p)
+            )
+        return grad_regions_PD, None, grad_words_WD.to(words_WD.dtype), None
+
+
+def _tiles(num_regions_B: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (b,) in tiles of about `rows` regions, with the rows (b, R) of their regions.
+
+    An image with fewer regions than others of its tile repeats its last one. A copy may win, and
+    then stands for that region; nothing but a true region can.
+    """
+    first_B = num_regions_B.cumsum(0) - num_regions_B
+    order_B = num_regions_B.argsort(stable=True)  # alike images side by side: few repetitions
+    tiles = -(-int(num_regions_B.sum()) // rows)
+    for image_b in order_B.chunk(tiles) if tiles else ():
+        last_b1 = num_regions_B[image_b, None] - 1
+        region_R = torch.arange(int(last_b1.max()) + 1, device=last_b1.device)
+        yield image_b, first_B[image_b, None] + region_R.minimum(last_b1)
+
+
+def _best_regions(regions_bRD: Tensor, words_WD: Tensor) -> tuple[Tensor, Tensor]:
+    """Each word's product with the best region of each image, and which that is, as int8."""
+    images, num_regions, _ = regions_bRD.shape
+    region_R1 = torch.arange(num_regions, device=words_WD.device, dtype=words_WD.dtype)[:, None]
+    best, winner = [], []
+    for words_wD in words_WD.chunk(max(1, -(-len(words_WD) // _TILE_WORDS))):
+        sims_bRw = regions_bRD.flatten(0, 1) @ words_wD.T
+        sims_bRw = sims_bRw.view(images, num_regions, len(words_wD))
+        best_bw = sims_bRw.amax(1)
+        # max(1) gives the index too, but is several times slower. On NaN region 0 wins.
+        winner_bw = sims_bRw.eq_(best_bw[:, None]).mul_(region_R1).amax(1)
+        best.append(best_bw)
+        winner.append(winner_bw.to(torch.int8))
+    return torch.cat(best, 1), torch.cat(winner, 1)
+
+
+def _winning_rows(num_b: Tensor, winner_bW: Tensor) -> Tensor:
+    """Rows (W, b), among the regions of these images, that won.
+
+    int16 is wide enough for the images of one step, and sorts twice as fast as int32.
+    """
+    first_b = (num_b.cumsum(0) - num_b).to(torch.int16)
+    return winner_bW.T.minimum((num_b - 1).to(torch.int8)) + first_b
+
+
+def _weighted_sums(table_XD: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> Tensor:
+    """Sums of rows `row_U` of a table, each times its weight: the first `uses[0]` of them, ..."""
+    first = uses.cumsum(0) - uses
+    stripes = (s.to(weight_U.dtype).contiguous() for s in table_XD.split(_STRIPE, dim=1))
+    return torch.cat(
+        [
+            F.embedding_bag(row_U, stripe, first, mode="sum", per_sample_weights=weight_U)
+            for stripe in stripes
+        ],
+        dim=1,
+    )
