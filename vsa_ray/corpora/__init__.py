@@ -1,0 +1,14 @@
+"""Corpora of any layout, at any URI, as one set of tables; and generated ones to try things on.
+
+layouts.py     the files below a URI, and which layout they have
+readers.py     Flickr8k/30k, COCO, Karpathy's JSON, an image folder ─▶ what the corpus says
+entities.py    Flickr30k Entities ─▶ phrases and their boxes
+corpus.py      both ─▶ images, sentences, phrases
+scenes.py      writes generated pictures, sentences and boxes in Flickr's own layout, from
+               scene_plans.py (what is where), scene_pictures.py and scene_sentences.py
+"""
+
+from vsa_ray.corpora.corpus import Corpus, ReaderConfig, read_corpus
+from vsa_ray.corpora.scenes import SceneConfig, generate_scenes
+
+__all__ = ["Corpus", "ReaderConfig", "SceneConfig", "generate_scenes", "read_corpus"]

@@ -1,0 +1,180 @@
+"""A corpus as tables."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import get_args
+
+import pyarrow as pa
+
+from vsa_ray import schema
+from vsa_ray.corpora import entities
+from vsa_ray.corpora.layouts import Format, Layout
+from vsa_ray.corpora.readers import Contents, read_coco, read_flickr, read_folder, read_karpathy
+from vsa_ray.vocabulary import tokenise
+
+logger = logging.getLogger(__name__)
+
+READERS = {
+    "flickr": read_flickr,
+    "coco": read_coco,
+    "karpathy": read_karpathy,
+    "folder": read_folder,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReaderConfig:
+    format: Format = "auto"
+    """How the corpus is laid out; "auto" looks at its files. "folder" is images alone."""
+
+    phrases: str = ""
+    """Flickr30k Entities, whose people's boxes grounding is measured against: a directory with
+    Annotations/ and Sentences/, or annotations.tar.xz. Empty: none."""
+
+    max_train: int = 0
+    """Read only so many images of the train split, drawn by `seed`; 0 reads all."""
+
+    max_dev: int = 0
+    """The same for dev."""
+
+    max_test: int = 0
+    """The same for test."""
+
+    seed: int = 0
+    """Which images a limit keeps. A higher limit keeps the same ones and more."""
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise ValueError(
+                f"ReaderConfig.format must be one of {', '.join(get_args(Format))}, "
+                f"got {self.format!r}"
+            )
+        for name in ("max_train", "max_dev", "max_test"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ReaderConfig.{name} must be >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """Tables in order of image_id, and of a sentence's number in its image."""
+
+    images: pa.Table
+    """`schema.IMAGES`. An image without sentences is in it too."""
+
+    sentences: pa.Table
+    """`schema.SENTENCES`, each of an image in `images`."""
+
+    phrases: pa.Table
+    """`schema.PHRASES`. Its sentence_id is that of the same words in `sentences`; the people who
+    drew the boxes had a few sentences that the corpus has not, which get an id of their own."""
+
+    oddities: dict[str, int]
+    """What was strange in the corpus's files, and how often."""
+
+
+def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
+    """Read a corpus from a directory, which holds its annotations and its images at any depth.
+
+    image_id is the image's file name, or in a plain folder its path; sentence_id is
+    `<image_id>#<number>`. Limits apply last: oddities are those of the whole corpus.
+
+    Raises:
+        ValueError: there is no corpus of that format, or no image of it.
+    """
+    layout = Layout(uri)
+    layout_format = layout.format() if config.format == "auto" else config.format
+    contents = READERS[layout_format](layout)
+    if not contents.images:
+        named = min(said.image_id for said in contents.sentences)
+        raise ValueError(
+            f"{uri}: its images are not below it (looked for {named!r} and all others); "
+            "put the image folder there"
+        )
+    kept = _within_limits(contents, config)
+    sentences = _sentences(contents, kept)
+    phrases, odd = schema.PHRASES.empty_table(), Counter[str]()
+    if config.phrases:
+        phrases, odd = entities.read_phrases(config.phrases, kept, sentences)
+    if layout_format != "folder":
+        odd.update(_unused(contents))
+    odd.update(contents.oddities)
+    corpus = Corpus(
+        images=_images(contents, kept),
+        sentences=sentences,
+        phrases=phrases,
+        oddities={kind: n for kind, n in sorted(odd.items()) if n},
+    )
+    logger.info(
+        "%s: %s layout, %d images, %d sentences, %d of them with phrases; odd: %s",
+        *(uri, layout_format, corpus.images.num_rows, sentences.num_rows, phrases.num_rows),
+        corpus.oddities or "nothing",
+    )
+    return corpus
+
+
+def _unused(contents: Contents) -> Counter[str]:
+    """Images of a captioned corpus that can take no part in training or measuring."""
+    said = {said.image_id for said in contents.sentences}
+    return Counter(
+        {
+            "image without sentences": len(contents.images.keys() - said),
+            "image in no split": sum(not contents.splits.get(i) for i in contents.images),
+        }
+    )
+
+
+def _within_limits(contents: Contents, config: ReaderConfig) -> dict[str, str]:
+    """image_id -> split of the images to keep, in order."""
+    by_split: dict[str, list[str]] = {"train": [], "dev": [], "test": [], "": []}
+    for image_id in contents.images:
+        by_split[contents.splits.get(image_id, "")].append(image_id)
+    limits = {"train": config.max_train, "dev": config.max_dev, "test": config.max_test}
+    return dict(
+        sorted(
+            (image_id, split)
+            for split, image_ids in by_split.items()
+            for image_id in _drawn(image_ids, limits.get(split, 0), config.seed)
+        )
+    )
+
+
+def _drawn(image_ids: list[str], limit: int, seed: int) -> Collection[str]:
+    """`limit` of the images. Each has its own lot, so a higher limit only adds to the draw."""
+    if limit == 0:
+        return image_ids
+    lots = {i: hashlib.sha256(f"{seed} {i}".encode()).digest() for i in image_ids}
+    return sorted(image_ids, key=lots.__getitem__)[:limit]
+
+
+def _images(contents: Contents, kept: dict[str, str]) -> pa.Table:
+    rows = [
+        {"image_id": image_id, "uri": contents.images[image_id], "split": split}
+        for image_id, split in kept.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.IMAGES)
+
+
+def _sentences(contents: Contents, kept: dict[str, str]) -> pa.Table:
+    rows = []
+    for image_id, number, text in sorted(contents.sentences):
+        words = tokenise(text)
+        if image_id not in contents.images:
+            contents.oddities["sentence without an image"] += 1
+        elif not words:
+            contents.oddities["sentence without words"] += 1
+        elif image_id in kept:
+            rows.append(
+                {
+                    "sentence_id": f"{image_id}#{number}",
+                    "image_id": image_id,
+                    "split": kept[image_id],
+                    "text": text.strip(),
+                    "words": words,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=schema.SENTENCES)

@@ -1,0 +1,201 @@
+"""Flickr30k Entities: the phrases of sentences, and the boxes that people drew for them.
+
+`Annotations/<id>.xml` has the size of the original picture and the boxes of each chain (a thing
+that sentences speak of), 1-based and inclusive as in Pascal VOC. `Sentences/<id>.txt` has a
+sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is what stands before the
+first "_" in the stem of an image's name.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import re
+import tarfile
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from vsa_ray import schema, storage
+from vsa_ray.vocabulary import tokenise
+
+ARCHIVE = "annotations.tar.xz"
+SUFFIXES = {"Annotations": ".xml", "Sentences": ".txt"}
+NUM_READERS = 32
+"""Files read at once from a directory; on S3 each is a request."""
+
+LONGEST_SIDE = 65_535
+"""The most pixels that JPEG allows."""
+
+_PHRASE = re.compile(r"\[/EN#(\d+)(?:/\w+)+ ([^\[\]]*)\]")
+
+
+class Annotation(NamedTuple):
+    """The boxes on one picture."""
+
+    width: int
+    height: int
+    boxes: dict[str, list[list[float]]]
+    """Chain -> its boxes in our own convention: 0-based, x2 and y2 exclusive."""
+
+
+def read_phrases(
+    uri: str, splits: Mapping[str, str], sentences: pa.Table
+) -> tuple[pa.Table, Counter[str]]:
+    """`schema.PHRASES` of the images in `splits`, and what was odd.
+
+    A phrase whose chain has no box is left out, and a sentence without such phrases too.
+
+    Raises:
+        ValueError: there are no such annotations at the URI.
+    """
+    images = {PurePosixPath(i).stem.partition("_")[0]: i for i in splits}
+    annotations, texts, odd = _parsed(_files(uri, images.keys()))
+    known = _sentence_ids(sentences)
+    rows = []
+    for key, image_id in images.items():
+        if key not in annotations or key not in texts:
+            odd["image without phrases"] += 1
+            continue
+        for number, line in enumerate(texts[key].split("\n")):
+            try:
+                words, phrases = parse_sentence(line, annotations[key].boxes)
+            except ValueError:
+                odd["malformed phrase line"] += 1
+                continue
+            if not phrases:
+                continue
+            same = known[image_id, *words]
+            if not same:
+                odd["sentence with phrases that the corpus has not"] += 1
+            rows.append(
+                {
+                    "sentence_id": same.pop(0) if same else f"{image_id}#phrases{number}",
+                    "image_id": image_id,
+                    "split": splits[image_id],
+                    "words": words,
+                    "width": annotations[key].width,
+                    "height": annotations[key].height,
+                    "phrases": phrases,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=schema.PHRASES), odd
+
+
+def _parsed(
+    files: Iterable[tuple[str, str, bytes]],
+) -> tuple[dict[str, Annotation], dict[str, str], Counter[str]]:
+    """By id: what is in Annotations/, and what is in Sentences/; and what made no sense."""
+    annotations: dict[str, Annotation] = {}
+    texts: dict[str, str] = {}
+    odd: Counter[str] = Counter()
+    for folder, key, data in files:
+        try:
+            if folder == "Annotations":
+                annotations[key] = parse_annotation(data)
+            else:
+                texts[key] = data.decode()
+        except (ET.ParseError, ValueError):
+            odd[f"malformed file in {folder}/"] += 1
+    return annotations, texts, odd
+
+
+def _sentence_ids(sentences: pa.Table) -> defaultdict[tuple[str, ...], list[str]]:
+    """(image_id, *words) -> sentences that read so."""
+    ids: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for row in sentences.select(["sentence_id", "image_id", "words"]).to_pylist():
+        ids[row["image_id"], *row["words"]].append(row["sentence_id"])
+    return ids
+
+
+def parse_annotation(data: bytes) -> Annotation:
+    """Size and boxes of an XML file.
+
+    Raises:
+        ValueError: it is not such a file, or has boxes that leave the picture.
+        xml.etree.ElementTree.ParseError: it is not XML.
+    """
+    text = data.decode()  # as text, so that no other encoding can hide a document type
+    if "<!DOCTYPE" in text:
+        raise ValueError("a document type can define entities that expand without end")
+    root = ET.fromstring(text)
+    width, height = (int(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+    if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
+        raise ValueError(f"a picture of {width} x {height}")
+    boxes: defaultdict[str, list[list[float]]] = defaultdict(list)
+    for thing in root.iter("object"):
+        for box in thing.iter("bndbox"):
+            x1, y1, x2, y2 = (int(box.findtext(s, "")) for s in ("xmin", "ymin", "xmax", "ymax"))
+            if not (1 <= x1 <= x2 <= width and 1 <= y1 <= y2 <= height):
+                raise ValueError(f"box {(x1, y1, x2, y2)} in a picture of {width} x {height}")
+            for name in thing.iter("name"):
+                boxes[name.text or ""].append([x1 - 1.0, y1 - 1.0, float(x2), float(y2)])
+    return Annotation(width, height, dict(boxes))
+
+
+def parse_sentence(
+    line: str, boxes: Mapping[str, list[list[float]]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Words of a line, and those of its phrases that have boxes, as in `schema.PHRASES`.
+
+    Raises:
+        ValueError: a phrase is not written as it should be.
+    """
+    if "/EN#" in _PHRASE.sub("", line):
+        raise ValueError(f"a phrase that does not end, or has no chain: {line}")
+    words: list[str] = []
+    phrases = []
+    end = 0
+    for match in _PHRASE.finditer(line):
+        words += tokenise(line[end : match.start()])
+        first = len(words)
+        words += tokenise(match[2])
+        if match[1] in boxes and len(words) > first:
+            phrases.append({"first": first, "stop": len(words), "boxes": boxes[match[1]]})
+        end = match.end()
+    return words + tokenise(line[end:]), phrases
+
+
+def _files(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
+    """(folder, id, bytes) of the files of some ids, from an archive or a directory."""
+    if storage.exists(uri) and not storage.is_directory(uri):
+        return _archived(uri, keys)
+    if any(file.endswith(f"/{ARCHIVE}") for file in storage.list_files(uri)):
+        return _archived(storage.join(uri, ARCHIVE), keys)
+    files = [
+        (folder, PurePosixPath(file).stem, file)
+        for folder, suffix in SUFFIXES.items()
+        for file in storage.list_files(storage.join(uri, folder))
+        if file.endswith(suffix)
+    ]
+    if not files:
+        raise ValueError(
+            f"{uri}: no Annotations/*.xml and Sentences/*.txt, and no {ARCHIVE}; "
+            "give the Flickr30k Entities directory, or leave phrases empty"
+        )
+    return _read([file for file in files if file[1] in keys])
+
+
+def _read(files: list[tuple[str, str, str]]) -> Iterator[tuple[str, str, bytes]]:
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        contents = pool.map(storage.read_bytes, [file for _, _, file in files])
+        for (folder, key, _), data in zip(files, contents, strict=True):
+            yield folder, key, data
+
+
+def _archived(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(uri)), mode="r|xz") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if path.stem in keys and SUFFIXES.get(path.parent.name) == path.suffix:
+                    stream = archive.extractfile(member)
+                    if stream:  # None for a directory of such a name
+                        yield path.parent.name, path.stem, stream.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"{uri}: not a whole .tar.xz archive ({error})") from error

@@ -1,0 +1,110 @@
+"""The files below a URI, from one listing: no request per image, on S3 as on a disk."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+from typing import Literal
+
+from vsa_ray import storage
+
+Format = Literal["auto", "flickr", "coco", "karpathy", "folder"]
+
+TOKEN_FILES = ("*.token", "*.token.txt")
+COCO_FILES = ("captions*.json",)
+KARPATHY_FILES = ("dataset*.json",)
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Layout:
+    """What lies below a directory: its images, by folder and name, and its other files.
+
+    Raises:
+        ValueError: it is not a directory, or there is nothing in it.
+    """
+
+    def __init__(self, uri: str) -> None:
+        if storage.exists(uri) and not storage.is_directory(uri):
+            raise ValueError(f"{uri}: a file; give the directory that holds the corpus")
+        self.uri = storage.absolute(uri)
+        self.folders: dict[str, dict[str, str]] = defaultdict(dict)
+        """Folder -> name of an image in it -> its URI."""
+        self.documents: list[str] = []
+        """URIs of the files that are not images."""
+        for file in storage.list_files(uri, recursive=True):
+            folder, _, name = file.rpartition("/")
+            if name.startswith("."):  # left behind by a system, such as ._photo.jpg
+                continue
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                self.folders[folder][name] = file
+            else:
+                self.documents.append(file)
+        if not self.folders and not self.documents:
+            raise ValueError(
+                f"{uri}: no files below it; give the directory that holds the corpus "
+                "(for S3, check the bucket and the prefix)"
+            )
+
+    def matching(self, patterns: Collection[str]) -> list[str]:
+        """URIs of the documents whose names match one of the patterns, upper or lower case."""
+        return [
+            file
+            for file in self.documents
+            if any(fnmatch(PurePosixPath(file).name.lower(), pattern) for pattern in patterns)
+        ]
+
+    def the_file(self, what: str, patterns: Collection[str]) -> str:
+        """The only document of its kind.
+
+        Raises:
+            ValueError: there is none, or more than one.
+        """
+        # Flickr8k.lemma.token.txt lies beside Flickr8k.token.txt: base forms, not sentences.
+        found = [file for file in self.matching(patterns) if ".lemma." not in file]
+        if len(found) == 1:
+            return found[0]
+        what = f"{what} ({' or '.join(patterns)})"
+        if found:
+            raise ValueError(
+                f"{self.uri}: {len(found)} files could be the {what}: {', '.join(found)}; "
+                "give a directory with one of them"
+            )
+        raise ValueError(f"{self.uri}: no {what} below it; is this the right directory and format?")
+
+    def images(self) -> dict[str, str]:
+        """Path below the directory -> URI."""
+        return {
+            file.removeprefix(self.uri).lstrip("/"): file
+            for folder in self.folders.values()
+            for file in folder.values()
+        }
+
+    def image_folder(self, names: Collection[str]) -> dict[str, str]:
+        """Name -> URI in the folder that holds the most of the named images; empty if none does."""
+        wanted = set(names)
+        candidates = [folder for folder in self.folders.values() if wanted & folder.keys()]
+        return max(candidates, key=lambda folder: len(wanted & folder.keys()), default={})
+
+    def format(self) -> Format:
+        """The layout these files have.
+
+        Karpathy's JSON comes first: it is laid over a corpus that has its own annotations.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if self.matching(KARPATHY_FILES):
+            return "karpathy"
+        if self.matching(TOKEN_FILES):
+            return "flickr"
+        if self.matching(COCO_FILES):
+            return "coco"
+        if self.folders:
+            return "folder"
+        raise ValueError(
+            f"{self.uri}: not a corpus; looked for {' or '.join(TOKEN_FILES)} (Flickr), "
+            f"{COCO_FILES[0]} (COCO), {KARPATHY_FILES[0]} (Karpathy) and images "
+            f"({', '.join(IMAGE_SUFFIXES)})"
+        )

@@ -1,0 +1,222 @@
+"""Four layouts, one result: which images there are, in which split, and what was said of them.
+
+A line or an entry that makes no sense is counted and left out. A corpus that makes no sense raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from vsa_ray import storage
+from vsa_ray.corpora.layouts import (
+    COCO_FILES,
+    IMAGE_SUFFIXES,
+    KARPATHY_FILES,
+    TOKEN_FILES,
+    Layout,
+)
+
+COCO_HELD_OUT = 5_000
+"""Images of COCO's dev split, and of its test split."""
+
+# The later wins where an image is in two lists, so that a published test set stays whole.
+SPLIT_LISTS = {
+    "train": ("*trainimages.txt", "train.txt"),
+    "dev": ("*devimages.txt", "*valimages.txt", "dev.txt", "val.txt"),
+    "test": ("*testimages.txt", "test.txt"),
+}
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+
+
+class Said(NamedTuple):
+    """One sentence, as the corpus has it."""
+
+    image_id: str
+    number: int
+    text: str
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a corpus says of itself."""
+
+    images: dict[str, str] = field(default_factory=dict)
+    """image_id -> URI of a file that exists."""
+
+    splits: dict[str, str] = field(default_factory=dict)
+    """image_id -> split; an image in no split may be missing."""
+
+    sentences: list[Said] = field(default_factory=list)
+    """At most one for each image and number; some may be of images that are not there."""
+
+    oddities: Counter[str] = field(default_factory=Counter)
+
+
+class Entry(NamedTuple):
+    """An image as a JSON file lists it."""
+
+    folder: str
+    """Images that share this name lie in one folder."""
+
+    name: str
+    split: str
+    texts: list[Any]
+
+
+def read_folder(layout: Layout) -> Contents:
+    """Images alone, each known by its path below the directory, all of them in no split."""
+    images = layout.images()
+    if not images:
+        raise ValueError(f"{layout.uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it")
+    return Contents(images=images)
+
+
+def read_flickr(layout: Layout) -> Contents:
+    """`name.jpg#0<TAB>text` lines, and lists of the names of each split."""
+    contents = Contents()
+    said: dict[tuple[str, int], Said] = {}
+    token_file = layout.the_file("token file", TOKEN_FILES)
+    for line in lines(token_file):
+        name, tab, text = line.partition("\t")
+        image_id, sharp, number = name.rpartition("#")
+        if not (tab and sharp and image_id and number.isdecimal()):
+            contents.oddities["malformed sentence line"] += 1
+        elif (image_id, int(number)) in said:
+            contents.oddities["sentence listed twice"] += 1
+        else:
+            said[image_id, int(number)] = Said(image_id, int(number), text)
+    if not said:
+        raise ValueError(f"{token_file}: no line reads name.jpg#0<TAB>text; is it a token file?")
+    contents.sentences = list(said.values())
+    contents.images = layout.image_folder({image_id for image_id, _ in said})
+    _read_split_lists(layout, contents)
+    return contents
+
+
+def _read_split_lists(layout: Layout, contents: Contents) -> None:
+    stems = {PurePosixPath(name).stem: name for name in contents.images}  # Flickr30k's have no .jpg
+    for split, patterns in SPLIT_LISTS.items():
+        for line in (line for file in layout.matching(patterns) for line in lines(file)):
+            name = line.strip()
+            image_id = name if name in contents.images else stems.get(name)
+            if image_id is None:
+                contents.oddities["split line without an image"] += 1
+            elif contents.splits.setdefault(image_id, split) != split:
+                contents.oddities["image in two splits"] += 1
+                contents.splits[image_id] = split
+
+
+def read_karpathy(layout: Layout) -> Contents:
+    """The JSON files of Karpathy's splits; "restval" is training data, as in the paper."""
+    file = layout.the_file("JSON file", KARPATHY_FILES)
+    oddities: Counter[str] = Counter()
+    entries = []
+    for image in _json_list(file, "images"):
+        match image:
+            case {"filename": str(name), "sentences": list(sentences)}:
+                split = KARPATHY_SPLITS.get(str(image.get("split")), "")
+                texts = [s.get("raw") if isinstance(s, dict) else None for s in sentences]
+                entries.append(Entry(str(image.get("filepath", "")), name, split, texts))
+            case _:
+                oddities["malformed image entry"] += 1
+    if not entries:
+        raise ValueError(f"{file}: no entry of 'images' has 'filename' and 'sentences'")
+    return _listed(layout, entries, oddities)
+
+
+def read_coco(layout: Layout) -> Contents:
+    """COCO captions JSON files: captions_train*, captions_val*, captions_test*, or another one.
+
+    COCO's own test captions are secret, so without a captions_test* file the val images, in order
+    of their names, give 5,000 to dev, the next 5,000 to test and the rest to train: the sizes of
+    the paper. Fewer than 10,000 are halved. For numbers to compare with published ones use
+    Karpathy's JSON, which fixes the images too.
+    """
+    parts: dict[str, str] = {}
+    for file in layout.matching(COCO_FILES):
+        name = PurePosixPath(file).name.lower()
+        part = next((p for p in ("train", "val", "test") if name.startswith(f"captions_{p}")), "")
+        if part in parts:
+            raise ValueError(
+                f"{layout.uri}: two caption files of one part, {parts[part]} and {file}; "
+                "give a directory with one of them (the years of COCO share images)"
+            )
+        parts[part] = file
+    if not parts:
+        raise ValueError(f"{layout.uri}: no caption file ({COCO_FILES[0]}) below it")
+    oddities: Counter[str] = Counter()
+    entries = []
+    for part, file in parts.items():
+        found = sorted(_coco_entries(file, oddities), key=lambda entry: entry.name)
+        held_out = min(COCO_HELD_OUT, len(found) // 2)
+        for i, entry in enumerate(found):
+            split = "dev" if part == "val" else part
+            if part == "val" and "test" not in parts:
+                split = "dev" if i < held_out else "test" if i < 2 * held_out else "train"
+            entries.append(entry._replace(folder=part, split=split))
+    return _listed(layout, entries, oddities)
+
+
+def _coco_entries(file: str, oddities: Counter[str]) -> list[Entry]:
+    entries: dict[int | str, Entry] = {}
+    for image in _json_list(file, "images"):
+        match image:
+            case {"id": int(key) | str(key), "file_name": str(name)}:
+                entries[key] = Entry("", PurePosixPath(name).name, "", [])
+            case _:
+                oddities["malformed image entry"] += 1
+    for annotation in _json_list(file, "annotations"):
+        match annotation:
+            case {"image_id": int(key) | str(key), "caption": text} if key in entries:
+                entries[key].texts.append(text)
+            case {"image_id": _, "caption": str()}:
+                oddities["sentence without an image"] += 1
+            case _:
+                oddities["malformed annotation"] += 1
+    if not any(entry.texts for entry in entries.values()):
+        raise ValueError(f"{file}: no caption of a listed image; is it a COCO *captions* file?")
+    return list(entries.values())
+
+
+def _json_list(file: str, key: str) -> list[Any]:
+    value = storage.read_json(file)
+    if not isinstance(value, dict) or not isinstance(value.get(key), list):
+        raise ValueError(f"{file}: no list {key!r} in it; is it the right JSON file?")
+    return list(value[key])
+
+
+def _listed(layout: Layout, entries: list[Entry], oddities: Counter[str]) -> Contents:
+    """The entries of JSON files, with the images found among the files that are there."""
+    contents = Contents(oddities=oddities)
+    names: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        names[entry.folder].add(entry.name)
+    folders = {folder: layout.image_folder(wanted) for folder, wanted in names.items()}
+    listed: set[str] = set()
+    for entry in entries:
+        if entry.name in listed:
+            oddities["image listed twice"] += 1
+            continue
+        listed.add(entry.name)
+        if entry.name in folders[entry.folder]:
+            contents.images[entry.name] = folders[entry.folder][entry.name]
+            contents.splits[entry.name] = entry.split
+        else:
+            oddities["listed image without a file"] += 1
+        for number, text in enumerate(entry.texts):
+            if isinstance(text, str):
+                contents.sentences.append(Said(entry.name, number, text))
+            else:
+                oddities["malformed sentence"] += 1
+    return contents
+
+
+def lines(uri: str) -> Iterator[str]:
+    """Lines of a text file that are not empty; bytes that are not UTF-8 become U+FFFD."""
+    text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
+    # Not splitlines(): it also splits at characters that occur inside captions.
+    return (line.rstrip("\r") for line in text.split("\n") if line.strip())
