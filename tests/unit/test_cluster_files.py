@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
@@ -151,7 +152,31 @@ def test_manifests_are_of_the_current_api() -> None:
 
 
 def test_the_job_runs_on_the_same_pods_as_the_cluster(cluster_spec: Any) -> None:
-    assert load(KUBERAY / "caption-job.yaml")["spec"]["rayClusterSpec"] == cluster_spec
+    job_spec = load(KUBERAY / "caption-job.yaml")["spec"]["rayClusterSpec"]
+    for name in ("rayVersion", "authOptions", "headGroupSpec"):
+        assert job_spec[name] == cluster_spec[name]
+    for own, shared in zip(
+        job_spec["workerGroupSpecs"], cluster_spec["workerGroupSpecs"], strict=True
+    ):
+        assert own["template"] == shared["template"]
+        # jobs count the GPUs when they start, so a cluster made for one has its nodes by then
+        assert own["minReplicas"] == own["replicas"] == own["maxReplicas"] > 0
+
+
+def test_the_job_is_one_of_ours() -> None:
+    entrypoint = load(KUBERAY / "caption-job.yaml")["spec"]["entrypoint"]
+    module = re.fullmatch(r"python -m jobs\.(\w+) .*", entrypoint)
+    assert module
+    source = ast.parse((ROOT / "jobs" / f"{module[1]}.py").read_text(encoding="utf-8"))
+    settings = {
+        line.target.id
+        for node in ast.walk(source)
+        if isinstance(node, ast.ClassDef) and node.name == "JobConfig"
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([\w-]+)", entrypoint)}
+    assert flags <= settings
 
 
 def test_kubernetes_cluster_is_private_and_scales_from_zero(cluster_spec: Any) -> None:
