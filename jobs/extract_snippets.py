@@ -64,7 +64,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Written:
     )
     with tracking.run("extract_snippets", made_from, parent=parent) as run:
         written = datasets.make_table(
-            datasets.with_texts(datasets.read(config.regions), by_image),
+            datasets.with_texts(config.regions, by_image),
             [aligner],
             output,
             rows=pc.sum(pc.list_value_length(good["text_ids"])).as_py() or 0,

@@ -54,7 +54,8 @@ def start_ray() -> None:
         return
     logger.info("starting Ray")
     local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
-    ray.init(logging_level=logging.WARNING, **local)
+    # Workers log to Ray's own files; what a user should see comes from the driver.
+    ray.init(logging_level=logging.WARNING, log_to_driver=False, **local)
     datasets.configure()
 
 

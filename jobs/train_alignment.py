@@ -66,8 +66,8 @@ def main(
         regions=storage.absolute(config.regions),
         sentences=storage.absolute(config.sentences),
     )
-    images = datasets.with_texts(
-        datasets.read(config.regions),
+    images = datasets.training_images(
+        config.regions,
         texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
     )
     logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))

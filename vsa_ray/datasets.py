@@ -33,6 +33,9 @@ IO_CPUS = 0.25
 BLOCK_ROWS = 64
 """Rows of a block, and so of a file: what a kill can cost."""
 
+IN_MEMORY = 0.25
+"""Share of the cluster's object store that the images of a training may take to stay in it."""
+
 Mapper = Callable[[pa.Table], pa.Table]
 
 _WRITTEN = pa.schema({"rows": pa.int64(), "by_status": pa.map_(pa.string(), pa.int64())})
@@ -94,7 +97,7 @@ def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
         [storage.resolve(file)[1] for file in files],
         filesystem=filesystem,
         columns=list(columns) if columns else None,
-        ray_remote_args={"num_cpus": IO_CPUS},
+        num_cpus=IO_CPUS,
     )
 
 
@@ -103,9 +106,25 @@ def from_table(table: pa.Table) -> ray.data.Dataset:
     return ray.data.from_arrow(table)
 
 
-def with_texts(regions: ray.data.Dataset, texts: pa.Table) -> ray.data.Dataset:
-    """Rows of a `regions` table with their texts; see texts.py."""
-    return _map(regions, attach, ray.put(texts))
+def with_texts(
+    regions: str, texts: pa.Table, columns: Sequence[str] | None = None
+) -> ray.data.Dataset:
+    """The rows of the table `regions` that have texts, and these; see texts.attach."""
+    return _map(read(regions, columns), attach, texts)
+
+
+def training_images(regions: str, texts: pa.Table) -> ray.data.Dataset:
+    """Features and texts, an image a row, to be read once an epoch.
+
+    A corpus that takes a small part of the object store stays there, since starting to read takes
+    seconds, every epoch. A larger one is streamed from Parquet every time.
+    """
+    images = with_texts(regions, texts, ["image_id", "features", "status"])
+    images.context.execution_options.preserve_order = True  # the same batches from the same seed
+    memory: float = ray.cluster_resources()["object_store_memory"]  # type: ignore[no-untyped-call]
+    if storage.size(regions) < IN_MEMORY * memory:
+        return images.materialize()
+    return images
 
 
 def make_table(
@@ -127,7 +146,7 @@ def make_table(
     done = output.done()
     if len(done):
         logger.info("%s: %d images are done, going on with the others", output.uri, len(done))
-        source = _map(source, _leave_out, ray.put(done))
+        source = _map(source, _leave_out, done)
     blocks = source.repartition(target_num_rows_per_block=BLOCK_ROWS)
     for stage in stages:
         blocks = _add(blocks, stage)
@@ -163,7 +182,7 @@ def _add(blocks: ray.data.Dataset, stage: Stage) -> ray.data.Dataset:
 def _map(
     dataset: ray.data.Dataset, function: Callable[..., pa.Table], *args: Any, **options: Any
 ) -> ray.data.Dataset:
-    """`function(block, *args)` on every block; Ray resolves object references in `args`."""
+    """`function(block, *args)` on every block; Ray stores `args` once, for all tasks."""
     options = {"batch_size": None, "num_cpus": IO_CPUS, **options}
     return dataset.map_batches(function, fn_args=args, batch_format="pyarrow", **options)
 

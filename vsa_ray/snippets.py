@@ -108,7 +108,8 @@ def _trace(best_M: npt.NDArray[np.float64], came_from_TM: States) -> States:
 def runs(states: States) -> Iterator[Run]:
     """Maximal runs of equal states, in order of the words."""
     starts = np.flatnonzero(np.diff(states, prepend=-1))
-    for first, stop in zip(starts, [*starts[1:], len(states)], strict=True):
+    stops = np.append(starts, len(states))[1:]
+    for first, stop in zip(starts, stops, strict=True):
         yield Run(int(states[first]), int(first), int(stop))
 
 

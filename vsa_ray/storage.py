@@ -87,6 +87,13 @@ def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
             yield scheme + info.path
 
 
+def size(uri: str) -> int:
+    """Bytes of all files in a directory."""
+    filesystem, path = resolve(uri)
+    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
+    return sum(info.size for info in filesystem.get_file_info(selector) if info.is_file)
+
+
 def read_bytes(uri: str) -> bytes:
     """Raises FileNotFoundError or OSError as the file system does."""
     filesystem, path = resolve(uri)

@@ -25,6 +25,8 @@ from vsa_ray.config import flatten
 
 logger = logging.getLogger(__name__)
 
+logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it creates
+
 EXPERIMENT = "vsa_ray"
 _MAX_PARAM = 500
 _VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "mlflow")

@@ -11,8 +11,10 @@ import logging
 import math
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
+from ray.util.queue import Queue
 from torch import Tensor, nn
 
 from vsa_ray import checkpoints, storage
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "_train"
 """Ray's own storage of a run, below its output; removed when the model is committed."""
 
-MAX_FAILURES = 3
+MAX_FAILURES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +89,8 @@ class _Work:
     task: Task
     config: TrainConfig
     run: Run
+    progress: Queue
+    """Each epoch's metrics, for the driver to show."""
 
 
 def train(
@@ -100,8 +105,8 @@ def train(
     """Train a model and commit the best epoch's as a checkpoint directory.
 
     Args:
-        images: rows of a `regions` table with their texts (datasets.with_texts), each text with a
-            word that the task's vocabulary knows.
+        images: as datasets.training_images makes them, each text with a word that the task's
+            vocabulary knows.
         callbacks: hear of every epoch.
 
     Returns:
@@ -112,10 +117,11 @@ def train(
         ray.train.WorkerGroupError: workers failed more often than is worth repeating.
     """
     output.begin()
+    progress = Queue(actor_options={"num_cpus": 0})
     filesystem, path = storage.resolve(storage.join(output.uri, CHECKPOINTS))
     trainer = ray.train.torch.TorchTrainer(
         _work,
-        train_loop_config={"work": _Work(task, config, run)},
+        train_loop_config={"work": _Work(task, config, run, progress)},
         datasets={"train": images},
         dataset_config=ray.train.DataConfig(
             execution_options=ray.data.ExecutionOptions(preserve_order=True)
@@ -132,7 +138,8 @@ def train(
             ),
         ),
     )
-    result = trainer.fit()
+    with _shown(progress, config):
+        result = trainer.fit()
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][task.score])
     with checkpoint.as_directory() as directory:
         checkpoints.copy(directory, output.uri)
@@ -146,7 +153,7 @@ def _scaling(num_workers: int) -> ray.train.ScalingConfig:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if resources.get("GPU", 0) >= num_workers:
         return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=True)
-    cpus = min(1.0, (resources["CPU"] - 1) / num_workers)
+    cpus = min(1.0, (resources.get("CPU", 1) - 1) / num_workers)
     return ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": cpus})
 
 
@@ -183,7 +190,8 @@ def _work(settings: dict[str, Any]) -> None:
             model.eval()
             metrics |= task.evaluate(model)
             metrics |= {"train/seconds": time.monotonic() - started, "epoch": float(epoch + 1)}
-            _tell(work, metrics)
+            work.run.metrics(metrics, step=epoch + 1)
+            work.progress.put(metrics)
             checkpoint = _checkpoint(model, optimizer, task, epoch)
         ray.train.report(metrics, checkpoint=checkpoint)  # every worker has to
 
@@ -267,12 +275,24 @@ def _resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         return checkpoints.load_progress(directory, optimizer)
 
 
-def _tell(work: _Work, metrics: Metrics) -> None:
-    epoch = int(metrics["epoch"])
-    work.run.metrics(metrics, step=epoch)
-    left = (work.config.epochs - epoch) * metrics["train/seconds"]
-    numbers = "  ".join(
-        f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items() if "/" in name
-    )
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info("epoch %d/%d  %s  %.0f s left", epoch, work.config.epochs, numbers, left)
+@contextmanager
+def _shown(progress: Queue, config: TrainConfig) -> Iterator[None]:
+    """Log every epoch while the workers train; the driver itself is waiting for them."""
+    shower = threading.Thread(target=_show, args=(progress, config), daemon=True)
+    shower.start()
+    try:
+        yield
+    finally:
+        progress.put(None)
+        shower.join()
+        progress.shutdown(force=True)
+
+
+def _show(progress: Queue, config: TrainConfig) -> None:
+    while (metrics := progress.get()) is not None:
+        epoch = int(metrics["epoch"])
+        numbers = (f"{key.rpartition('/')[2]} {v:.4g}" for key, v in metrics.items() if "/" in key)
+        left = (config.epochs - epoch) * metrics["train/seconds"]
+        logger.info(
+            "epoch %d/%d  %s  (%.0f s left)", epoch, config.epochs, "  ".join(numbers), left
+        )

@@ -1,0 +1,81 @@
+"""One Ray for all tests of this folder, and a corpus small enough to learn in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+
+from jobs.launch import start_ray
+from vsa_ray import schema, storage
+from vsa_ray.vocabulary import tokenise
+
+COLOURS = ("red", "green", "blue", "white")
+THINGS = ("ball", "box", "star", "ring")
+FEATURE_DIM = 16
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray on this machine. Its CPUs are logical: enough for two workers and their data."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(tmp_path_factory.mktemp("work"))  # mlflow.db goes to the working directory
+    patch.setenv("RAY_TMPDIR", str(tmp_path_factory.mktemp("ray")))
+    start_ray()
+    yield
+    ray.shutdown()
+    patch.undo()
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Images of two coloured things each: a region's feature says which, up to noise."""
+    rng = np.random.default_rng(0)
+    kinds = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+    meaning = dict(zip(kinds, rng.normal(size=(len(kinds), FEATURE_DIM)), strict=True))
+    regions, sentences, features = [], [], []
+    for split, count in [("train", 40), ("dev", 10), ("test", 10)]:
+        for i in range(count):
+            one, other = rng.choice(kinds, size=2, replace=False)
+            image_id = f"{split}{i}.jpg"
+            whole = (meaning[one] + meaning[other]) / 2
+            seen = np.stack([whole, meaning[one], meaning[other]])
+            features.append((seen + rng.normal(scale=0.1, size=seen.shape)).astype(np.float16))
+            regions.append(
+                {
+                    "image_id": image_id,
+                    "uri": f"/nowhere/{image_id}",
+                    "split": split,
+                    "width": 100,
+                    "height": 50,
+                    "boxes": [[0, 0, 100, 50], [0, 0, 50, 50], [50, 0, 100, 50]],
+                    "scores": [1.0, 0.9, 0.8],
+                    "labels": ["", "thing", "thing"],
+                    "status": "ok",
+                }
+            )
+            for n, text in enumerate([f"a {one} and a {other}", f"a {other} beside a {one}"]):
+                sentences.append(
+                    {
+                        "sentence_id": f"{image_id}#{n}",
+                        "image_id": image_id,
+                        "split": split,
+                        "text": text,
+                        "words": tokenise(text),
+                    }
+                )
+    table = pa.Table.from_pylist(regions, schema=schema.REGIONS)
+    at = table.schema.names.index("features")
+    table = table.set_column(at, "features", schema.nested(features, pa.float16()))
+    write(tmp_path / "regions", table)
+    write(tmp_path / "sentences", pa.Table.from_pylist(sentences, schema=schema.SENTENCES))
+    return tmp_path
+
+
+def write(path: Path, table: pa.Table) -> None:
+    storage.write_table(str(path), table)
+    storage.commit(str(path), {"made_from": {}, "rows": len(table)})

@@ -1,0 +1,42 @@
+"""Both trainings on real Ray workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import train_alignment, train_mrnn
+from vsa_ray import checkpoints, storage
+from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.outputs import OutputError
+from vsa_ray.training.loop import TrainConfig
+from vsa_ray.vocabulary import VocabularyConfig
+
+pytestmark = pytest.mark.cluster
+
+
+def alignment_job(run: Path, **training: int) -> train_alignment.JobConfig:
+    return train_alignment.JobConfig(
+        regions=str(run / "regions"),
+        sentences=str(run / "sentences"),
+        out=str(run / "alignment"),
+        vocabulary=VocabularyConfig(min_count=2),
+        alignment=AlignmentConfig(embed_dim=32, hidden_dim=16, word_dim=16, dropout=0.0),
+        training=TrainConfig(**{"epochs": 12, "batch_size": 10, **training}),
+    )
+
+
+def test_alignment_on_two_workers(toy: Path) -> None:
+    job = alignment_job(toy, num_workers=2)
+    metrics = train_alignment.main(job)
+    assert metrics["dev/mean_recall"] > 60
+    aligner = checkpoints.load_aligner(job.out)
+    assert "ball" in aligner.vocabulary.words
+    left = {Path(file).name for file in storage.list_files(job.out, recursive=True)}
+    assert left == {*checkpoints.FILES, "_SUCCESS", "_job.json"}
+
+    assert train_alignment.main(job) == metrics  # done is done
+    with pytest.raises(OutputError, match="another training.epochs: 12 before, 13 now"):
+        train_alignment.main(alignment_job(toy, num_workers=2, epochs=13))

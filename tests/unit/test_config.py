@@ -1,0 +1,147 @@
+"""Settings from files and flags, and what a user is told about wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from vsa_ray.config import ConfigError, flatten, parse, to_yaml
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    kind: Literal["a", "b"] = "a"
+    count: int = 3
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"Part.count must be >= 1, got {self.count}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    out: str
+    part: Part = field(default_factory=Part)
+    fast: bool = False
+    sizes: tuple[int, ...] = ()
+
+
+def read(*flags: str) -> Job:
+    return parse(Job, description="A job.", argv=flags)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text("out: there\npart: {kind: b, count: 5}\nfast: true\nsizes: [1, 2]\n")
+    return path
+
+
+def test_flags_alone() -> None:
+    assert read("--out", "x", "--part.count", "2") == Job(out="x", part=Part(count=2))
+
+
+def test_a_file(file: Path) -> None:
+    expected = Job(out="there", part=Part(kind="b", count=5), fast=True, sizes=(1, 2))
+    assert read("--config", str(file)) == expected
+
+
+def test_a_flag_wins_over_the_file(file: Path) -> None:
+    job = read("--config", str(file), "--part.count=7", "--fast", "False", "--sizes", "9")
+    assert job == Job(out="there", part=Part(kind="b", count=7), sizes=(9,))
+
+
+def test_what_is_printed_gives_the_same_settings(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read("--config", str(file), "--print-config")
+    assert stop.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert read("--config", str(printed)) == read("--config", str(file))
+
+
+def test_help_tells_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read("--help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--config FILE" in shown
+    assert "--part.count INT" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${VSA_PLACE}/x", "/data/x"),
+        ("${VSA_PLACE:-/other}", "/data"),
+        ("${VSA_NOWHERE:-/other}", "/other"),
+        ("${VSA_PLACE:+$VSA_PLACE/phrases}", "/data/phrases"),
+        ("${VSA_NOWHERE:+$VSA_NOWHERE/phrases}", ""),
+    ],
+)
+def test_environment_variables(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSA_PLACE", "/data")
+    monkeypatch.delenv("VSA_NOWHERE", raising=False)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"out": text}))
+    assert read("--config", str(tmp_path / "job.yaml")).out == expected
+
+
+def test_a_variable_that_a_flag_replaces_need_not_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VSA_NOWHERE", raising=False)
+    (tmp_path / "job.yaml").write_text("out: ${VSA_NOWHERE}\n")
+    assert read("--config", str(tmp_path / "job.yaml"), "--out", "here").out == "here"
+    with pytest.raises(ConfigError, match="out needs the environment variable VSA_NOWHERE"):
+        read("--config", str(tmp_path / "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "expected settings"), ("a: [", "not YAML"), (None, "No such file")],
+)
+def test_files_that_cannot_be_read(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read("--config", str(tmp_path / "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "x", "--part.count", "0"], "Part.count must be >= 1, got 0"),
+        (["--out", "x", "--part.kind", "c"], "invalid choice 'c'"),
+        (["--out", "x", "--part.cuont", "2"], "--part.count"),
+        ([], "--out"),
+    ],
+)
+def test_wrong_settings_are_named(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read(*flags)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_name_in_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text("out: x\npart: {cuont: 2}\n")
+    with pytest.raises(SystemExit):
+        read("--config", str(tmp_path / "job.yaml"))
+    assert "--part.cuont" in capsys.readouterr().err
+
+
+def test_flatten_and_yaml() -> None:
+    assert dict(flatten({"a": {"b": {"c": 1}}, "d": [2]})) == {"a.b.c": 1, "d": [2]}
+    assert yaml.safe_load(to_yaml(Job(out="x", sizes=(1,))))["sizes"] == [1]
