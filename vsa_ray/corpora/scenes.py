@@ -67,10 +67,7 @@ def generate_scenes(uri: str, config: SceneConfig) -> None:
     for split in ("train", "dev", "test"):
         names = [f"{split}-{index:06d}" for index in range(getattr(config, split))]
         for name in names:
-            # A picture depends on its own name alone, so that more of them change none.
-            rng = random.Random(f"{config.seed}/{name}")
-            scene = plan_scene(rng)
-            sentences = describe(scene, rng)
+            scene, sentences = imagine(config.seed, name)
             tokens += [f"{name}.jpg#{i}\t{plain_text(s)}\n" for i, s in enumerate(sentences)]
             if f"{name}.jpg" not in drawn:
                 _write_scene(uri, name, scene, sentences)
@@ -78,6 +75,13 @@ def generate_scenes(uri: str, config: SceneConfig) -> None:
         storage.write_bytes(storage.join(uri, f"scenes.{split}Images.txt"), listed.encode())
         logger.info("%s: %d %s pictures", uri, len(names), split)
     storage.write_bytes(token_file, "".join(tokens).encode())
+
+
+def imagine(seed: int, name: str) -> tuple[Scene, list[Sentence]]:
+    """A scene and what is said of it. It depends on its name, not on how many others there are."""
+    rng = random.Random(f"{seed}/{name}")
+    scene = plan_scene(rng)
+    return scene, describe(scene, rng)
 
 
 def _claim(uri: str, config: SceneConfig) -> None:
