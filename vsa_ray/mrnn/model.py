@@ -1,0 +1,239 @@
+"""The multimodal RNN: one vector of an image or a region in, a probability of each next word out.
+
+    b_v = W_hi CNN(I)                                               (13)
+    h_t = f(W_hx x_t + W_hh h_{t-1} + b_h + 1[t = 1] b_v)           (14)
+    y_t = softmax(W_oh h_t + b_o)                                   (15)
+
+with f = ReLU, h_0 = 0, x_1 the vector of START, and END the last word to predict. START and END
+share id 0: one is only ever read and the other only ever written.
+
+With `cell="lstm"` the right-hand side of (14) holds the four gates instead, so the image still
+enters once, at the first step, and everything else is the same. G below is its width: H or 4 H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsa_ray.vocabulary import END
+
+Cell = Literal["rnn", "lstm"]
+State = tuple[Tensor, ...]
+"""What a cell carries to the next word: (h,) for the RNN, (h, c) for the LSTM; (N, H) each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionerConfig:
+    """Size and kind of the caption model.
+
+    The paper also mentions passing b_v and W_hx x_t through f as something that can help; it is
+    left out, because the LSTM helps more and has no place for it.
+    """
+
+    cell: Cell = "rnn"
+    """The paper's "rnn", or "lstm", which learns slower and writes better."""
+
+    hidden_dim: int = 512
+    """Width of the state that is carried from word to word."""
+
+    word_dim: int = 256
+    """Width of the word vectors, which are learned from scratch (the paper: no worse)."""
+
+    dropout: float = 0.5
+    """Share of the units dropped before and after the recurrence; never inside it."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in get_args(Cell):
+            raise ValueError(f"CaptionerConfig.cell must be 'rnn' or 'lstm', got {self.cell!r}")
+        for name in ("hidden_dim", "word_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"CaptionerConfig.{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"CaptionerConfig.dropout must be in [0, 1), got {self.dropout}")
+
+
+class MultimodalRNN(nn.Module):
+    """Eqs. 13-15, or the same around an LSTM.
+
+    Args:
+        feature_dim: width F of the CNN feature.
+        vocabulary_size: V, ids in use; `len(Vocabulary)`.
+        log_frequencies_V: where the softmax bias starts (`Vocabulary.log_frequencies()`), so that
+            training does not spend its first epoch on learning how common each word is. None
+            where a checkpoint is about to be loaded.
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
+
+    def __init__(
+        self,
+        config: CaptionerConfig,
+        *,
+        feature_dim: int,
+        vocabulary_size: int,
+        log_frequencies_V: Tensor | None,
+    ) -> None:
+        super().__init__()
+        if vocabulary_size < 2:
+            raise ValueError(
+                f"vocabulary_size must be >= 2 (END and a word), got {vocabulary_size}"
+            )
+        self.config = config
+        state_dim = config.hidden_dim
+        inputs_dim = 4 * state_dim if config.cell == "lstm" else state_dim  # G
+        self.words = nn.Embedding(vocabulary_size, config.word_dim)  # x
+        self.image_input = nn.Linear(feature_dim, inputs_dim, bias=False)  # W_hi
+        self.word_input = nn.Linear(config.word_dim, inputs_dim)  # W_hx, b_h
+        self.recurrence = nn.Linear(state_dim, inputs_dim, bias=False)  # W_hh
+        self.output = nn.Linear(state_dim, vocabulary_size)  # W_oh, b_o
+        self.drop = nn.Dropout(config.dropout)
+        self.register_buffer("mean_F", torch.zeros(feature_dim))
+        self.register_buffer("scale_F", torch.ones(feature_dim))
+        self._initialise(log_frequencies_V)
+
+    @torch.no_grad()
+    def _initialise(self, log_frequencies_V: Tensor | None) -> None:
+        # Uniform, with a bound that shrinks with the fan-in. For the RNN at the paper's width of
+        # 512 that is its U[-.1, .1], and narrower or wider models keep signals of the same size.
+        is_rnn = self.config.cell == "rnn"
+        for layer in (self.image_input, self.word_input, self.recurrence):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu" if is_rnn else "linear")
+        nn.init.uniform_(self.words.weight, -0.1, 0.1)
+        nn.init.uniform_(self.output.weight, -0.01, 0.01)  # the bias decides the first predictions
+        self.word_input.bias.zero_()
+        if not is_rnn:
+            self.word_input.bias[: self.config.hidden_dim] = 1.0  # remember, until taught to forget
+        if log_frequencies_V is None:
+            self.output.bias.zero_()
+        else:
+            self.output.bias.copy_(log_frequencies_V)
+
+    def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
+        """From now on see features as `(features - mean_F) / scale_F`; kept in the checkpoint.
+
+        Args:
+            mean_F, scale_F: mean and standard deviation over the training split. A dimension that
+                never changes (scale 0) is only centred.
+
+        Raises:
+            ValueError: not F numbers each, or a scale that is negative or not finite.
+        """
+        for name, value_F in (("mean_F", mean_F), ("scale_F", scale_F)):
+            if value_F.shape != self.mean_F.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(value_F.shape)}, but the features are "
+                    f"{len(self.mean_F)} wide"
+                )
+        if not bool(((scale_F >= 0) & scale_F.isfinite() & mean_F.isfinite()).all()):
+            raise ValueError("mean_F and scale_F must be finite, and scale_F not negative")
+        self.mean_F.copy_(mean_F)
+        self.scale_F.copy_(torch.where(scale_F == 0, 1.0, scale_F))
+
+    def forward(self, features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> Tensor:
+        """Score sentences, each given its image -> negative log-likelihoods_B, END included.
+
+        One number a sentence, so that who trains on several workers can divide by the number of
+        tokens of them all.
+
+        Args:
+            features_BF: one feature a sentence; an image with five sentences comes five times.
+            ids_W: word ids of all sentences end to end, without START and END.
+            lengths_B: how many words each sentence has; 0 is a sentence of END alone.
+
+        Raises:
+            ValueError: the three do not fit together.
+        """
+        _check_batch(features_BF, ids_W, lengths_B)
+        tokens = _pack(ids_W, lengths_B)
+        first_B = tokens.sentences_N[: len(lengths_B)]  # the first step has every sentence once
+        inputs = list(self.word_inputs(tokens.inputs_N).split(tokens.sizes))
+        inputs[0] = inputs[0] + self.image_inputs(features_BF[first_B])
+        state, hidden = None, []
+        for inputs_NG in inputs:
+            if state is not None:
+                state = tuple(part_NH[: len(inputs_NG)] for part_NH in state)
+            state = self.step(inputs_NG, state)
+            hidden.append(state[0])
+        logits_NV = self.output(self.drop(torch.cat(hidden)))
+        losses_N = F.cross_entropy(logits_NV, tokens.targets_N, reduction="none")
+        return losses_N.new_zeros(len(lengths_B)).index_add(0, tokens.sentences_N, losses_N)
+
+    def loss(self, features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> Tensor:
+        """Mean negative log-likelihood of a token, END included; exp of it is the perplexity."""
+        losses_B: Tensor = self(features_BF, ids_W, lengths_B)
+        return losses_B.sum() / (len(ids_W) + len(lengths_B))
+
+    def image_inputs(self, features_BF: Tensor) -> Tensor:
+        """b_v of Eq. 13 -> (B, G)."""
+        features_BF = (features_BF.to(self.mean_F.dtype) - self.mean_F) / self.scale_F
+        inputs_BG: Tensor = self.image_input(self.drop(features_BF))
+        return inputs_BG
+
+    def word_inputs(self, ids_N: Tensor) -> Tensor:
+        """W_hx x + b_h of Eq. 14 -> (N, G)."""
+        inputs_NG: Tensor = self.word_input(self.drop(self.words(ids_N)))
+        return inputs_NG
+
+    def step(self, inputs_NG: Tensor, state: State | None) -> State:
+        """Eq. 14, or an LSTM's step; `state` None stands for h_0 = 0.
+
+        `inputs_NG` is the part that no earlier step decides: W_hx x_t + b_h, at t = 1 with b_v.
+        """
+        if state is not None:
+            inputs_NG = torch.addmm(inputs_NG, state[0], self.recurrence.weight.t())
+        if self.config.cell == "rnn":
+            return (inputs_NG.relu(),)
+        forget_NH, write_NH, read_NH, new_NH = inputs_NG.chunk(4, dim=1)
+        cell_NH = write_NH.sigmoid() * new_NH.tanh()
+        if state is not None:
+            cell_NH = cell_NH + forget_NH.sigmoid() * state[1]
+        return read_NH.sigmoid() * cell_NH.tanh(), cell_NH
+
+
+class _Tokens(NamedTuple):
+    """The N tokens of a batch, ENDs included: all first ones, all second ones, and so on.
+
+    Sentences come longest first, so that those with a token at a step are the first of the step
+    before, and nothing is ever computed for padding.
+    """
+
+    inputs_N: Tensor  # the word before: START, or a word
+    targets_N: Tensor  # the word to predict: a word, or END
+    sentences_N: Tensor  # whose it is
+    sizes: list[int]  # tokens of each step
+
+
+def _pack(ids_W: Tensor, lengths_B: Tensor) -> _Tokens:
+    order_B = lengths_B.argsort(descending=True, stable=True)
+    steps_T = torch.arange(int(lengths_B.max()) + 1, device=ids_W.device)
+    words_BT = ids_W.new_full((len(lengths_B), len(steps_T)), END)
+    words_BT[steps_T < lengths_B[:, None]] = ids_W
+    targets_TB = words_BT[order_B].t()
+    inputs_TB = torch.cat([torch.full_like(targets_TB[:1], END), targets_TB[:-1]])
+    real_TB = steps_T[:, None] <= lengths_B[order_B]
+    return _Tokens(
+        inputs_N=inputs_TB[real_TB],
+        targets_N=targets_TB[real_TB],
+        sentences_N=order_B.expand_as(real_TB)[real_TB],
+        sizes=real_TB.sum(dim=1).tolist(),
+    )
+
+
+def _check_batch(features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> None:
+    if len(lengths_B) == 0:
+        raise ValueError("a batch needs at least one sentence, got none")
+    if len(features_BF) != len(lengths_B):
+        raise ValueError(
+            f"each sentence needs a feature: got {len(features_BF)} features "
+            f"for {len(lengths_B)} sentences"
+        )
+    if int(lengths_B.sum()) != len(ids_W):
+        raise ValueError(
+            f"lengths_B adds up to {int(lengths_B.sum())}, ids_W has {len(ids_W)} words"
+        )
