@@ -209,7 +209,7 @@ def test_a_token_file_of_something_else(flickr: Path) -> None:
 def test_images_that_are_elsewhere(flickr: Path) -> None:
     for image in flickr.rglob("*.jpg"):
         image.rename(image.with_name(f"other_{image.name}"))
-    with pytest.raises(ValueError, match=r"images are not below it \(looked for 'a\.jpg'"):
+    with pytest.raises(ValueError, match=r"none of the images .* \(the first is 'a\.jpg'\)"):
         read(flickr)
 
 

@@ -223,3 +223,9 @@ def test_not_karpathy(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=rf"dataset\.json: {message}"):
         read(tmp_path)
+
+
+def test_images_that_are_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path / "dataset.json", {"images": [entry("a.jpg", "train")]})
+    with pytest.raises(ValueError, match="none of the images that its files name is below it"):
+        read(tmp_path)

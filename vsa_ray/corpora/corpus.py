@@ -81,7 +81,8 @@ def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
     """Read a corpus from a directory, which holds its annotations and its images at any depth.
 
     image_id is the image's file name, or in a plain folder its path; sentence_id is
-    `<image_id>#<number>`. Limits apply last: oddities are those of the whole corpus.
+    `<image_id>#<number>`. Limits come last: what is odd in a sentence or a split counts for all
+    images, what is odd in phrases for those within the limits.
 
     Raises:
         ValueError: there is no corpus of that format, or no image of it.
@@ -90,9 +91,9 @@ def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
     layout_format = layout.format() if config.format == "auto" else config.format
     contents = READERS[layout_format](layout)
     if not contents.images:
-        named = min(said.image_id for said in contents.sentences)
+        named = min((said.image_id for said in contents.sentences), default="")
         raise ValueError(
-            f"{uri}: its images are not below it (looked for {named!r} and all others); "
+            f"{uri}: none of the images that its files name is below it (the first is {named!r}); "
             "put the image folder there"
         )
     kept = _within_limits(contents, config)

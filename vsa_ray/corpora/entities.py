@@ -62,14 +62,7 @@ def read_phrases(
         if key not in annotations or key not in texts:
             odd["image without phrases"] += 1
             continue
-        for number, line in enumerate(texts[key].split("\n")):
-            try:
-                words, phrases = parse_sentence(line, annotations[key].boxes)
-            except ValueError:
-                odd["malformed phrase line"] += 1
-                continue
-            if not phrases:
-                continue
+        for number, words, phrases in _boxed(texts[key], annotations[key].boxes, odd):
             same = known[image_id, *words]
             if not same:
                 odd["sentence with phrases that the corpus has not"] += 1
@@ -103,6 +96,20 @@ def _parsed(
         except (ET.ParseError, ValueError):
             odd[f"malformed file in {folder}/"] += 1
     return annotations, texts, odd
+
+
+def _boxed(
+    text: str, boxes: Mapping[str, list[list[float]]], odd: Counter[str]
+) -> Iterator[tuple[int, list[str], list[dict[str, Any]]]]:
+    """(line number, words, phrases) of the lines with phrases that have boxes."""
+    for number, line in enumerate(text.split("\n")):
+        try:
+            words, phrases = parse_sentence(line, boxes)
+        except ValueError:
+            odd["malformed phrase line"] += 1
+            continue
+        if phrases:
+            yield number, words, phrases
 
 
 def _sentence_ids(sentences: pa.Table) -> defaultdict[tuple[str, ...], list[str]]:
