@@ -16,6 +16,15 @@ from vsa_ray.outputs import OutputError, Written
 
 logger = logging.getLogger("jobs")
 
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # How often Ray Train looks at its workers, and so the least time that an epoch takes.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers import torch before they answer, which takes a busy machine more than Ray's minute.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+}
+"""Settings of Ray that a user's own environment may overrule."""
+
 
 class JobConfig(Protocol):
     """The settings of a job."""
@@ -49,7 +58,8 @@ def launch(
 
 def start_ray() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         return
     logger.info("starting Ray")

@@ -136,6 +136,8 @@ def matrices(column: pa.ChunkedArray | pa.Array, width: int) -> list[npt.NDArray
         ValueError: an inner list is not `width` long.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not len(array):
+        return []
     rows = array.flatten()
     flat = rows.flatten().to_numpy(zero_copy_only=False)
     if len(flat) != len(rows) * width:

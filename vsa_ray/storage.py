@@ -17,6 +17,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,18 +43,30 @@ def resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         if "@" in parts.netloc or parts.query:
+            # '?' would be fine in a key, but pyarrow reads credentials from there.
             raise StorageError(
                 f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}: credentials and endpoints do "
                 "not belong in a URI; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
                 "AWS_ENDPOINT_URL in the environment"
             )
-        # from_uri, not S3FileSystem(): it finds the bucket's region. A '#' or '?' is part of a key.
-        filesystem, _ = pyarrow.fs.FileSystem.from_uri(f"s3://{parts.netloc}/")
-        return filesystem, uri.removeprefix("s3://").rstrip("/")
+        return _bucket(parts.netloc, *_s3_settings()), uri.removeprefix("s3://").rstrip("/")
     if parts.scheme in ("", "file") or len(parts.scheme) == 1:
         path = parts.path if parts.scheme == "file" else uri
         return pyarrow.fs.LocalFileSystem(), str(Path(path).expanduser().resolve())
     raise StorageError(f"{uri}: scheme {parts.scheme!r} is not known; use a local path or s3://")
+
+
+def _s3_settings() -> tuple[str, ...]:
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
+    return tuple(os.environ.get(name, "") for name in names)
+
+
+@lru_cache(maxsize=32)
+def _bucket(name: str, *_settings: str) -> pyarrow.fs.FileSystem:
+    """One client a bucket, since making one takes requests; a new one for other settings."""
+    # from_uri, unlike S3FileSystem(), finds the region of the bucket.
+    filesystem, _ = pyarrow.fs.FileSystem.from_uri(f"s3://{name}/")
+    return filesystem
 
 
 def absolute(uri: str) -> str:
