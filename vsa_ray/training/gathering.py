@@ -65,6 +65,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
+        # A copy: autograd may have given the same memory to others.
+        grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad[rank()]
