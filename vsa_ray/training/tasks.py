@@ -117,7 +117,8 @@ class AlignmentTask:
             words.lengths,
             score=self.config.score,
         )
-        shares = gathering.gather(torch.tensor([len(batch.words.lengths)]))
+        images = torch.tensor(len(batch.words.lengths), device=scores_BC.device)
+        shares = gathering.gather(images)
         first = int(shares[: gathering.rank()].sum())
         return ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
 
