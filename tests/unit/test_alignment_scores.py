@@ -52,11 +52,12 @@ def gradients(scores_BC: Tensor, upstream_BC: Tensor, *inputs: Tensor) -> tuple[
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many tiles, many stripes and many steps of the backward pass, all of them uneven."""
+    """Many tiles, blocks and stripes, none of which fits evenly."""
     monkeypatch.setattr(scores, "_TILE_ROWS", {"cpu": 17})
     monkeypatch.setattr(scores, "_TILE_WORDS", 11)
     monkeypatch.setattr(scores, "_STRIPE", 4)
-    monkeypatch.setattr(scores, "_LISTED", 2 * sum(LENGTHS))
+    monkeypatch.setattr(scores, "_BLOCK_IMAGES", 2)
+    monkeypatch.setattr(scores, "_BLOCK_WORDS", 7)
 
 
 @pytest.mark.parametrize("steps", ["one step", "small_steps"])

@@ -23,13 +23,14 @@ MAX_REGIONS = 127
 
 _TILE_ROWS = {"cpu": 1024, "cuda": 8192}
 _TILE_WORDS = 2048
-"""Regions and words of one tile: in a CPU's cache while it is reduced; a GPU wants fewer calls."""
+"""Regions and words multiplied at once: in a CPU's cache while reduced; a GPU wants fewer calls."""
+
+_BLOCK_IMAGES = 2**15 // MAX_REGIONS
+_BLOCK_WORDS = 2048
+"""Images and words whose gradients are listed at once, at about 60 bytes a pair."""
 
 _STRIPE = 192
-"""Columns that the backward pass sums at once: rows that short stay in cache between two uses."""
-
-_LISTED = 2**22
-"""Pairs of image and word that the backward pass lists at once, at about 60 bytes a pair."""
+"""Columns whose gradients are summed at once: so short, rows are still in cache when used again."""
 
 
 def image_sentence_scores(
@@ -92,7 +93,7 @@ class _Scores(torch.autograd.Function):
     ) -> Tensor:
         sentence_W = torch.arange(len(lengths_C), device=lengths_C.device)
         sentence_W = sentence_W.repeat_interleave(lengths_C)
-        scores_BC = regions_PD.new_zeros(
+        scores_BC = regions_PD.new_empty(
             (len(num_regions_B), len(lengths_C)),
             dtype=torch.promote_types(regions_PD.dtype, torch.float32),
         )
@@ -102,7 +103,7 @@ class _Scores(torch.autograd.Function):
         for image_b, row_bR in _tiles(num_regions_B, _TILE_ROWS[regions_PD.device.type]):
             tile_bRD = regions_PD.index_select(0, row_bR.flatten()).view(*row_bR.shape, -1)
             best_bW, winner_bW = _best_regions(tile_bRD, words_WD)
-            scores_bC = scores_BC[image_b]
+            scores_bC = scores_BC.new_zeros(len(image_b), len(lengths_C))
             scores_BC[image_b] = scores_bC.index_add_(1, sentence_W, best_bW.to(scores_bC.dtype))
             if kept:
                 winners_BW[image_b] = winner_bW
@@ -113,33 +114,25 @@ class _Scores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BC: Tensor) -> tuple[Tensor | None, ...]:
         regions_PD, num_regions_B, words_WD, sentence_W, winners_BW = ctx.saved_tensors
-        grad_regions_PD = torch.empty_like(regions_PD)
+        grad_regions_PD = torch.zeros_like(regions_PD, dtype=grad_BC.dtype)
         grad_words_WD = torch.zeros_like(words_WD, dtype=grad_BC.dtype)
-        images = max(1, min(_LISTED // max(1, len(words_WD)), 2**15 // MAX_REGIONS))
-        rows = [int(num_b.sum()) for num_b in num_regions_B.split(images)]
-        for regions_pD, grad_regions_pD, num_b, winner_bW, grad_bC in zip(
-            regions_PD.split(rows),
-            grad_regions_PD.split(rows),
-            num_regions_B.split(images),
-            winners_BW.split(images),
-            grad_BC.split(images),
-            strict=True,
-        ):
-            grad_Wb = grad_bC.T[sentence_W]
-            used_Wb = grad_Wb != 0
-            used_U = used_Wb.flatten().nonzero().squeeze(1)
-            weight_U = grad_Wb.flatten()[used_U]
-            row_U = _winning_rows(num_b, winner_bW).flatten()[used_U]
-            uses_W = used_Wb.sum(1)
-            grad_words_WD += _weighted_sums(regions_pD, row_U.long(), weight_U, uses_W)
-
-            word_U = torch.arange(len(uses_W), device=row_U.device).repeat_interleave(uses_W)
+        for images, rows, words in _blocks(num_regions_B, len(words_WD)):
+            grad_wb = grad_BC[images].T[sentence_W[words]]
+            row_wb = _winning_rows(num_regions_B[images], winners_BW[images, words])
+            # List what is used, word after word. On a CPU index_select is far faster than [used_U].
+            used_wb = grad_wb != 0
+            used_U = used_wb.flatten().nonzero().squeeze(1)
+            weight_U = grad_wb.flatten().index_select(0, used_U)
+            row_U = row_wb.flatten().index_select(0, used_U)
+            uses_w = used_wb.sum(1)
+            _add_rows(grad_words_WD[words], regions_PD[rows], row_U.long(), weight_U, uses_w)
+            # The same, region after region.
+            word_U = torch.arange(len(uses_w), device=uses_w.device).repeat_interleave(uses_w)
             row_U, order_U = row_U.sort(stable=True)
-            uses_p = row_U.long().bincount(minlength=len(regions_pD))
-            grad_regions_pD.copy_(
-                _weighted_sums(words_WD, word_U[order_U], weight_U[order_U], uses_p)
-            )
-        return grad_regions_PD, None, grad_words_WD.to(words_WD.dtype), None
+            word_U, weight_U = (x_U.index_select(0, order_U) for x_U in (word_U, weight_U))
+            uses_p = row_U.long().bincount(minlength=rows.stop - rows.start)
+            _add_rows(grad_regions_PD[rows], words_WD[words], word_U, weight_U, uses_p)
+        return grad_regions_PD.to(regions_PD.dtype), None, grad_words_WD.to(words_WD.dtype), None
 
 
 def _tiles(num_regions_B: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -162,9 +155,9 @@ def _best_regions(regions_bRD: Tensor, words_WD: Tensor) -> tuple[Tensor, Tensor
     images, num_regions, _ = regions_bRD.shape
     region_R1 = torch.arange(num_regions, device=words_WD.device, dtype=words_WD.dtype)[:, None]
     best, winner = [], []
-    for words_wD in words_WD.chunk(max(1, -(-len(words_WD) // _TILE_WORDS))):
-        sims_bRw = regions_bRD.flatten(0, 1) @ words_wD.T
-        sims_bRw = sims_bRw.view(images, num_regions, len(words_wD))
+    for words_wD in words_WD.split(_TILE_WORDS):
+        sims_Pw = regions_bRD.flatten(0, 1) @ words_wD.T
+        sims_bRw = sims_Pw.view(images, num_regions, len(words_wD))
         best_bw = sims_bRw.amax(1)
         # max(1) gives the index too, but is several times slower. On NaN region 0 wins.
         winner_bw = sims_bRw.eq_(best_bw[:, None]).mul_(region_R1).amax(1)
@@ -173,23 +166,28 @@ def _best_regions(regions_bRD: Tensor, words_WD: Tensor) -> tuple[Tensor, Tensor
     return torch.cat(best, 1), torch.cat(winner, 1)
 
 
-def _winning_rows(num_b: Tensor, winner_bW: Tensor) -> Tensor:
-    """Rows (W, b), among the regions of these images, that won.
+def _blocks(num_regions_B: Tensor, num_words: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Images, the rows of their regions, and words: the pairs in blocks small enough to list."""
+    stop = 0
+    for image in range(0, len(num_regions_B), _BLOCK_IMAGES):
+        images = slice(image, image + _BLOCK_IMAGES)
+        rows = slice(stop, stop := stop + int(num_regions_B[images].sum()))
+        for word in range(0, num_words, _BLOCK_WORDS):
+            yield images, rows, slice(word, word + _BLOCK_WORDS)
 
-    int16 is wide enough for the images of one step, and sorts twice as fast as int32.
+
+def _winning_rows(num_b: Tensor, winner_bw: Tensor) -> Tensor:
+    """Which row won, (w, b), counted from the first region of the first of these images.
+
+    int16 holds the rows of a block, and sorts twice as fast as int32.
     """
     first_b = (num_b.cumsum(0) - num_b).to(torch.int16)
-    return winner_bW.T.minimum((num_b - 1).to(torch.int8)) + first_b
+    return winner_bw.T.minimum((num_b - 1).to(torch.int8)) + first_b
 
 
-def _weighted_sums(table_XD: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> Tensor:
-    """Sums of rows `row_U` of a table, each times its weight: the first `uses[0]` of them, ..."""
+def _add_rows(sums: Tensor, table: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> None:
+    """Add rows of the table, each times its weight: the first `uses[0]` of them to sum 0, ..."""
     first = uses.cumsum(0) - uses
-    stripes = (s.to(weight_U.dtype).contiguous() for s in table_XD.split(_STRIPE, dim=1))
-    return torch.cat(
-        [
-            F.embedding_bag(row_U, stripe, first, mode="sum", per_sample_weights=weight_U)
-            for stripe in stripes
-        ],
-        dim=1,
-    )
+    for sums_d, table_d in zip(sums.split(_STRIPE, 1), table.split(_STRIPE, 1), strict=True):
+        part = table_d.to(weight_U.dtype).contiguous()
+        sums_d += F.embedding_bag(row_U, part, first, mode="sum", per_sample_weights=weight_U)
