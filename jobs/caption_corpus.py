@@ -10,6 +10,7 @@ result is the same: one row an image.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
@@ -60,7 +61,7 @@ class JobConfig:
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
     inputs = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
-    settings = {"captions": config.captions}
+    settings: dict[str, Any] = {"captions": config.captions}
     if config.images:
         settings |= {"loading": config.loading, "regions": config.regions}
         images = detect_regions.images_of(config.images)

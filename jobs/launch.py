@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import ray
 
@@ -48,24 +48,34 @@ def launch(
     try:
         parsed = config.parse(settings, description=description or "", argv=sys.argv[1:])
         parsed.check()
-        if needs_ray:
-            start_ray()
+    except ValueError as error:
+        _give_up(error)
+    if needs_ray:
+        start_ray()
+    try:
         job(parsed)
     except (ConfigError, OutputError, storage.StorageError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        _give_up(error)
+
+
+def _give_up(error: Exception) -> NoReturn:
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(2) from None
 
 
 def start_ray() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if ray.is_initialized():
-        return
-    logger.info("starting Ray")
-    local = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
-    # Workers log to Ray's own files; what a user should see comes from the driver.
-    ray.init(logging_level=logging.WARNING, log_to_driver=False, **local)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says: tokens are on
+    if not ray.is_initialized():
+        logger.info("starting Ray")
+        # Workers log to Ray's own files; what a user should see comes from the driver.
+        ray.init(
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
+        )
     datasets.configure()
 
 

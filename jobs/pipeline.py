@@ -98,23 +98,28 @@ def _stages(config: JobConfig, run: Run) -> dict[str, Callable[[], object]]:
     def at(name: str) -> str:
         return storage.join(config.out, name)
 
-    tables = {"regions": at("regions"), "sentences": at("sentences")}
     read = read_corpus.JobConfig(corpus=config.corpus, out=config.out, reader=config.reader)
     detect = detect_regions.JobConfig(
         images=at("images"), out=at("regions"), loading=config.loading, regions=config.regions
     )
     align = train_alignment.JobConfig(
-        **tables,
+        regions=at("regions"),
+        sentences=at("sentences"),
         out=at("alignment"),
         vocabulary=config.vocabulary,
         alignment=config.alignment,
         training=config.alignment_training,
     )
     extract = extract_snippets.JobConfig(
-        **tables, alignment=at("alignment"), out=at("snippets"), snippets=config.snippets
+        regions=at("regions"),
+        sentences=at("sentences"),
+        alignment=at("alignment"),
+        out=at("snippets"),
+        snippets=config.snippets,
     )
     learn = train_mrnn.JobConfig(
-        **tables,
+        regions=at("regions"),
+        sentences=at("sentences"),
         snippets=at("snippets"),
         out=at("mrnn"),
         learn_from=config.learn_from,

@@ -46,7 +46,10 @@ def main(config: JobConfig) -> None:
     if all(output.committed() for output in outputs.values()):
         logger.info("the corpus has been read before")
         return
-    corpus = read_corpus(config.corpus, config.reader)
+    try:
+        corpus = read_corpus(config.corpus, config.reader)
+    except ValueError as error:  # nothing that could be read as a corpus
+        raise ConfigError(str(error)) from error
     _report(corpus)
     for name, output in outputs.items():
         output.begin()
@@ -58,14 +61,7 @@ def main(config: JobConfig) -> None:
 def _report(corpus: Corpus) -> None:
     splits = corpus.images["split"].value_counts().to_pylist()
     images = ", ".join(f"{s['counts']:,} {s['values'] or 'in no split'}" for s in splits)
-    logger.info("images: %s", images)
-    logger.info(
-        "sentences: %d; sentences with boxed phrases: %d",
-        len(corpus.sentences),
-        len(corpus.phrases),
-    )
-    for oddity, count in corpus.oddities.items():
-        logger.info("odd: %s: %d", oddity, count)
+    logger.info("images by split: %s", images)
 
 
 if __name__ == "__main__":

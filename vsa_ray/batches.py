@@ -60,7 +60,7 @@ def feature_dim(regions: pa.Table) -> int:
     return int(widths[0].as_py())
 
 
-def whole_image_features(regions: pa.Table) -> npt.NDArray[np.generic]:
+def whole_image_features(regions: pa.Table) -> npt.NDArray[np.float16]:
     """(B, F) features of region 0."""
-    width = feature_dim(regions)
-    return np.stack([image[0] for image in schema.matrices(regions["features"], width)])
+    images = schema.matrices(regions["features"], feature_dim(regions))
+    return np.stack([image[0] for image in images]).astype(np.float16, copy=False)

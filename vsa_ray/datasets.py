@@ -67,6 +67,7 @@ def configure() -> None:
     context.execution_no_progress_timeout_s = 300
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says: no bars
 
 
 def model_workers(actors: int = 0) -> dict[str, Any]:
@@ -123,7 +124,8 @@ def training_images(regions: str, texts: pa.Table) -> ray.data.Dataset:
     images.context.execution_options.preserve_order = True  # the same batches from the same seed
     memory: float = ray.cluster_resources()["object_store_memory"]  # type: ignore[no-untyped-call]
     if storage.size(regions) < IN_MEMORY * memory:
-        return images.materialize()
+        kept: ray.data.Dataset = images.materialize()
+        return kept
     return images
 
 

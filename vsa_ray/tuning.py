@@ -89,7 +89,7 @@ def search(
     experiment = f"{path}/{EXPERIMENT}"
 
     def run(settings: Settings) -> None:
-        trial(settings, [TuneReportCallback()])
+        trial(settings, [TuneReportCallback()])  # type: ignore[no-untyped-call]
 
     # The trial itself only waits for its workers, which ask for their own resources.
     trainable = ray.tune.with_resources(run, {"CPU": 0})
@@ -122,7 +122,7 @@ def search(
 
 def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
     trials = []
-    for result in results:
+    for result in (results[i] for i in range(len(results))):
         history = result.metrics_dataframe
         if result.config is not None and history is not None and score in history:
             trials.append(Trial(result.config, float(history[score].max()), len(history)))

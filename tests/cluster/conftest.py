@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +22,31 @@ FEATURE_DIM = 16
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray on this machine. Its CPUs are logical: enough for two workers and their data."""
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: dict[str, str]
+) -> Iterator[ray.runtime_context.RuntimeContext]:
+    """One Ray on this machine. Its CPUs are logical: enough for two workers and their data.
+
+    Its workers have the environment of its start, so the S3 server's is set here.
+    """
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("work"))  # mlflow.db goes to the working directory
-    patch.setenv("RAY_TMPDIR", str(tmp_path_factory.mktemp("ray")))
-    start_ray()
-    yield
-    ray.shutdown()
+    for name, value in s3_server.items():
+        patch.setenv(name, value)
+    # Not below pytest's own folder: a socket's path has to be short.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        context = ray.init(
+            num_cpus=4,
+            _temp_dir=folder,
+            dashboard_host="127.0.0.1",
+            dashboard_port=0,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        start_ray()
+        yield context
+        ray.shutdown()
     patch.undo()
 
 
@@ -72,6 +91,7 @@ def toy(tmp_path: Path) -> Path:
     at = table.schema.names.index("features")
     table = table.set_column(at, "features", schema.nested(features, pa.float16()))
     write(tmp_path / "regions", table)
+    write(tmp_path / "snippets", snippets(sentences))
     write(tmp_path / "sentences", pa.Table.from_pylist(sentences, schema=schema.SENTENCES))
     return tmp_path
 
@@ -79,3 +99,25 @@ def toy(tmp_path: Path) -> Path:
 def write(path: Path, table: pa.Table) -> None:
     storage.write_table(str(path), table)
     storage.commit(str(path), {"made_from": {}, "rows": len(table)})
+
+
+def snippets(sentences: list[dict[str, object]]) -> pa.Table:
+    """Each sentence cut where its second thing begins: "a red ball and" | "a blue box"."""
+    rows = []
+    for row in sentences:
+        words = row["words"]
+        assert isinstance(words, list)
+        first = 1 if str(row["sentence_id"]).endswith("#0") else 2
+        pieces = [(first, 0, 3), (3 - first, 4, 7)]
+        found = [
+            {"region": region, "box": [0, 0, 1, 1], "first": start, "stop": stop, "score": 1.0}
+            for region, start, stop in pieces
+        ]
+        rows.append(
+            {
+                **{key: row[key] for key in ("sentence_id", "image_id", "split")},
+                "words": words,
+                "snippets": found,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)

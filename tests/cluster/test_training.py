@@ -38,5 +38,23 @@ def test_alignment_on_two_workers(toy: Path) -> None:
     assert left == {*checkpoints.FILES, "_SUCCESS", "_job.json"}
 
     assert train_alignment.main(job) == metrics  # done is done
-    with pytest.raises(OutputError, match="another training.epochs: 12 before, 13 now"):
+    with pytest.raises(OutputError, match=r"another training.epochs: 12 before, 13 now"):
         train_alignment.main(alignment_job(toy, num_workers=2, epochs=13))
+
+
+@pytest.mark.parametrize("learn_from", ["images", "both", "snippets"])
+def test_captioner(toy: Path, learn_from: str) -> None:
+    job = train_mrnn.JobConfig(
+        regions=str(toy / "regions"),
+        sentences=str(toy / "sentences"),
+        snippets=str(toy / "snippets"),
+        out=str(toy / "mrnn"),
+        learn_from=learn_from,  # type: ignore[arg-type]
+        vocabulary=VocabularyConfig(min_count=2),
+        captioner=CaptionerConfig(hidden_dim=16, word_dim=16, dropout=0.0),
+        training=TrainConfig(epochs=3, batch_size=8, learning_rate=0.01),
+    )
+    metrics = train_mrnn.main(job)
+    assert metrics["dev/perplexity"] < 15
+    assert ("dev/cider" in metrics) == (learn_from != "snippets")
+    assert len(checkpoints.load_captioner(job.out).vocabulary) == 12

@@ -54,17 +54,16 @@ def _padded(value: Tensor, rows: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    # torch.distributed.nn.functional.all_gather does the same, but its backward has no
-    # implementation that works on gloo, the backend of CPU training.
+    # torch.distributed.nn has a differentiable all_gather too, but it is deprecated.
     @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, value: Tensor) -> Tensor:
         everyone = [torch.empty_like(value) for _ in range(num_workers())]
         dist.all_gather(everyone, value.contiguous())
         return torch.stack(everyone)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         # A copy: autograd may have given the same memory to others.
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)

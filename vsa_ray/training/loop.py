@@ -23,6 +23,7 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
+from ray.train import UserCallback
 from ray.util.queue import Queue
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from vsa_ray import checkpoints, storage
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering
-from vsa_ray.training.tasks import Metrics, Pair, Task
+from vsa_ray.training.tasks import Metrics, Model, Pair, Task
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def train(
     output: Output,
     run: Run,
     *,
-    callbacks: Sequence[ray.train.UserCallback] = (),
+    callbacks: Sequence[UserCallback] = (),
 ) -> Metrics:
     """Train a model and commit the best epoch's as a checkpoint directory.
 
@@ -131,7 +132,7 @@ def train(
             name="run",
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # typed for Train V1
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute=task.score
@@ -140,6 +141,7 @@ def train(
     )
     with _shown(progress, config):
         result = trainer.fit()
+    assert result.best_checkpoints, "a finished run has reported a checkpoint"
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][task.score])
     with checkpoint.as_directory() as directory:
         checkpoints.copy(directory, output.uri)
@@ -160,7 +162,7 @@ def _scaling(num_workers: int) -> ray.train.ScalingConfig:
 class _Loss(nn.Module):
     """The loss as a module's forward, which is where DDP hooks in."""
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    def __init__(self, task: Task, model: Model) -> None:
         super().__init__()
         self.task = task
         self.model = model
@@ -257,7 +259,7 @@ def _learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def _checkpoint(
-    model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, epoch: int
+    model: Model, optimizer: torch.optim.Optimizer, task: Task, epoch: int
 ) -> ray.train.Checkpoint:
     directory = tempfile.mkdtemp()
     checkpoints.save(directory, model, task.vocabulary)
@@ -265,7 +267,7 @@ def _checkpoint(
     return ray.train.Checkpoint.from_directory(directory)
 
 
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(model: Model, optimizer: torch.optim.Optimizer) -> int:
     """Go on from the run's last checkpoint, if there is one -> the first epoch to run."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:

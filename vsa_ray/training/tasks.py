@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vsa_ray import batches, evaluation, metrics, schema, storage
 from vsa_ray.alignment import (
@@ -31,6 +31,8 @@ from vsa_ray.training import gathering
 from vsa_ray.vocabulary import Vocabulary
 
 Metrics = dict[str, float]
+
+Model = AlignmentModel | MultimodalRNN
 
 IMAGES_AT_ONCE = 100
 """Dev images whose texts are scored together."""
@@ -67,9 +69,9 @@ class Task(Protocol):
     score: ClassVar[str]
     """The dev metric that says which epoch was best; higher is better."""
 
-    vocabulary: Vocabulary
-
-    def build(self) -> nn.Module: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    def build(self) -> Model: ...
     def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair: ...
     def loss(self, model: Any, batch: Pair) -> Tensor: ...
     def evaluate(self, model: Any) -> Metrics: ...
@@ -183,7 +185,7 @@ class CaptionTask:
 
     def loss(self, model: MultimodalRNN, batch: Pair) -> Tensor:
         """This worker's share of the mean negative log-likelihood of a word of the global batch."""
-        losses_B = model(batch.features.rows, batch.words.rows, batch.words.lengths)
+        losses_B: Tensor = model(batch.features.rows, batch.words.rows, batch.words.lengths)
         tokens = torch.tensor(_tokens(batch), device=losses_B.device)
         return losses_B.sum() / gathering.gather(tokens).sum()
 
