@@ -113,7 +113,7 @@ def loss_of_workers(scores_CC: Tensor, shares: list[int], config: AlignmentConfi
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("shares", [[4, 5], [1, 6, 2], [3, 0, 1, 5]], ids=str)
+@pytest.mark.parametrize("shares", [[4, 5], [1, 6, 2], [3, 0, 1, 5], [9, 0]], ids=str)
 def test_workers_share_one_loss(config: AlignmentConfig, shares: list[int]) -> None:
     """From regions and words to gradients, all of them ragged, whoever holds which images."""
     pairs = sum(shares)

@@ -12,6 +12,8 @@ Loss = Literal["sum_of_hinges", "hardest_negative", "softmax"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentConfig:
+    """Sizes of the alignment model, its score and its loss."""
+
     embed_dim: int = 1000
     """Size of the space that regions and words share."""
 

@@ -36,11 +36,11 @@ class AlignmentModel(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Keep the variance of what flows through at 1, up to v and s.
+        """Start with numbers of about D ** -0.25 in v and s.
 
-        Their D products should add up to about the margin, and both sides get gradients of one
-        size: so v and s start at D ** -0.25. Of an orthogonal recurrence's energy the ReLU keeps
-        half: a word knows its neighbours first, and no sentence is too long.
+        Their products are then about 1, like the margin, and both sides get gradients of one size.
+        Of an orthogonal recurrence's energy the ReLU keeps half: a word knows its neighbours first,
+        and no sentence is too long.
         """
         scale = self.config.embed_dim**-0.25
         nn.init.normal_(self.region_layer.weight, std=scale * self.region_layer.in_features**-0.5)
@@ -96,7 +96,7 @@ class AlignmentModel(nn.Module):
 def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
     """Eqs. 4-5: read each sentence from left to right and from right to left; the sum of both.
 
-    One product a time step, for all sentences that are that long and for both directions.
+    One product a time step, h W with h a row, for both directions and all sentences that long.
     """
     position_2W, sizes = _time_order(lengths_C)
     steps = (e_WH[position_2W] + bias_2H[:, None]).split(sizes, dim=1)
