@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,6 +53,11 @@ class Results:
     """What a run has made, in memory. None where a stage did not run, or found nothing."""
 
     regions: pa.Table
+    """Of the split to measure on."""
+
+    train: Iterator[pa.Table]
+    """Regions of the training split, in blocks."""
+
     sentences: pa.Table
     phrases: pa.Table | None
     captions: pa.Table | None
@@ -59,7 +65,7 @@ class Results:
 
 
 def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
-    results = _load(config.run)
+    results = _load(config.run, config.split)
     with tracking.run("evaluate", asdict(config), parent=parent) as run:
         metrics = _measure(results, config.split)
         storage.write_json(storage.join(config.run, "metrics.json"), metrics)
@@ -74,7 +80,7 @@ def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
     return metrics
 
 
-def _load(run: str) -> Results:
+def _load(run: str, split: str) -> Results:
     def table(name: str, columns: pa.Schema) -> pa.Table | None:
         uri = storage.join(run, name)
         return storage.read_table(uri, columns) if storage.committed(uri) else None
@@ -82,7 +88,13 @@ def _load(run: str) -> Results:
     phrases = table("phrases", schema.PHRASES)
     alignment = storage.join(run, "alignment")
     return Results(
-        regions=storage.read_table(storage.join(run, "regions"), schema.REGIONS),
+        regions=storage.read_table(storage.join(run, "regions"), schema.REGIONS, split=split),
+        train=storage.read_blocks(
+            storage.join(run, "regions"),
+            schema.REGIONS,
+            columns=["image_id", "features", "status"],
+            split="train",
+        ),
         sentences=storage.read_table(storage.join(run, "sentences"), schema.SENTENCES),
         phrases=phrases if phrases is not None and len(phrases) else None,
         captions=table("captions", schema.CAPTIONS),
@@ -92,7 +104,7 @@ def _load(run: str) -> Results:
 
 def _measure(results: Results, split: str) -> dict[str, Any]:
     """The content of metrics.json."""
-    regions = of_split(results.regions, split)
+    regions = results.regions
     sentences = of_split(results.sentences, split)
     metrics: dict[str, Any] = {"retrieval": None, "grounding": None, "captions": None}
     if results.aligner is not None and len(sentences):
@@ -104,14 +116,14 @@ def _measure(results: Results, split: str) -> dict[str, Any]:
             metrics["grounding"] = evaluation.grounding(results.aligner, regions, phrases)
     if results.captions is not None and len(sentences):
         metrics["captions"] = evaluation.captioning(
-            results.captions, results.regions, results.sentences, split=split
+            results.captions, results.regions, results.sentences, results.train
         )
     return metrics
 
 
 def _gallery(config: JobConfig, results: Results, metrics: dict[str, Any]) -> str:
     assert results.aligner is not None
-    shown = of_split(results.regions, config.split).sort_by("image_id")
+    shown = results.regions.take(pc.sort_indices(results.regions["image_id"]))
     cards = gallery.gallery_images(
         shown.slice(0, config.gallery_images),
         results.captions,

@@ -62,7 +62,7 @@ def main(
     task = AlignmentTask(
         config=config.alignment,
         vocabulary=vocabulary,
-        moments=Moments.of(storage.read_table(config.regions, schema.REGIONS, split="train")),
+        moments=Moments.of(config.regions),
         regions=storage.absolute(config.regions),
         sentences=storage.absolute(config.sentences),
     )

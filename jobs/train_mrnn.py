@@ -77,7 +77,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Metrics:
     task = CaptionTask(
         config=config.captioner,
         vocabulary=vocabulary,
-        moments=Moments.of(storage.read_table(config.regions, schema.REGIONS, split="train")),
+        moments=Moments.of(config.regions),
         regions=storage.absolute(config.regions),
         has_sentences=config.learn_from != "snippets",
         dev_texts=texts.group_by_image(texts.known(_texts(config, "dev"), vocabulary)),

@@ -5,7 +5,7 @@ The same code scores the dev split after every epoch of training and the test sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -131,14 +131,19 @@ def grounding(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> dict[st
 
 
 def captioning(
-    captions: pa.Table, regions: pa.Table, sentences: pa.Table, *, split: str
+    captions: pa.Table, regions: pa.Table, sentences: pa.Table, train: Iterable[pa.Table]
 ) -> dict[str, Any]:
     """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json.
 
     The neighbour is the training image with the closest whole-image feature; its first sentence is
     the caption. A failed image has no caption, and does not count.
+
+    Args:
+        regions: of the images to measure on.
+        sentences: of these and of the training images.
+        train: regions of the training images, in blocks.
     """
-    references = _sentences_by_image(sentences.filter(pc.equal(sentences["split"], split)))
+    references = _sentences_by_image(sentences)
     columns = captions["image_id"].to_pylist(), captions["caption"].to_pylist()
     written = dict(zip(*columns, strict=True))
     good = regions.filter(pc.equal(regions["status"], "ok"))
@@ -152,12 +157,15 @@ def captioning(
     true = {image_id: references[image_id] for image_id in images}
     scores = metrics.score_captions({image_id: written[image_id] for image_id in images}, true)
 
-    told = _sentences_by_image(sentences.filter(pc.equal(sentences["split"], "train")))
-    train = good.filter(pc.is_in(good["image_id"], value_set=pa.array(told, pa.string())))
+    seen, told = [], []
+    for block in train:
+        known = pc.is_in(block["image_id"], value_set=pa.array(references, pa.string()))
+        block = block.filter(pc.and_(known, pc.equal(block["status"], "ok")))
+        if len(block):
+            seen.append(batches.whole_image_features(block))
+            told += [references[image_id] for image_id in block["image_id"].to_pylist()]
     neighbours = metrics.nearest_neighbour_captions(
-        batches.whole_image_features(asked),
-        batches.whole_image_features(train),
-        [told[image_id] for image_id in train["image_id"].to_pylist()],
+        batches.whole_image_features(asked), np.concatenate(seen), told
     )
     nearest = metrics.score_captions(dict(zip(images, neighbours, strict=True)), true)
     return {"images": len(images), **asdict(scores), "nearest_neighbour": asdict(nearest)}

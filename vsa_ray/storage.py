@@ -180,6 +180,26 @@ def read_table(
     Raises:
         StorageError: nothing is there, or a column of `schema` is missing.
     """
+    dataset, where = _dataset(uri, schema, split)
+    table: pa.Table = dataset.to_table(columns=columns or schema.names, filter=where)
+    return table
+
+
+def read_blocks(
+    uri: str, schema: pa.Schema, *, columns: list[str], split: str
+) -> Iterator[pa.Table]:
+    """One split of a table, a block of rows at a time: for tables that memory may not hold.
+
+    Raises:
+        StorageError: nothing is there, or a column of `schema` is missing.
+    """
+    dataset, where = _dataset(uri, schema, split)
+    for batch in dataset.to_batches(columns=columns, filter=where, batch_size=256):
+        if len(batch):
+            yield pa.Table.from_batches([batch])
+
+
+def _dataset(uri: str, schema: pa.Schema, split: str | None) -> tuple[Any, Any]:
     filesystem, path = resolve(uri)
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
@@ -191,9 +211,7 @@ def read_table(
             f"{uri}: column {missing[0]!r} is missing (found: {', '.join(dataset.schema.names)}); "
             "is this the right table?"
         )
-    where = None if split is None else pyarrow.dataset.field("split") == split
-    table: pa.Table = dataset.to_table(columns=columns or schema.names, filter=where)
-    return table
+    return dataset, None if split is None else pyarrow.dataset.field("split") == split
 
 
 def commit(uri: str, description: dict[str, Any]) -> None:

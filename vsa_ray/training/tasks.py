@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -33,6 +34,9 @@ from vsa_ray.vocabulary import Vocabulary
 Metrics = dict[str, float]
 
 Model = AlignmentModel | MultimodalRNN
+
+MOMENTS_REGIONS = 100_000
+"""Regions that are enough to know the mean and the deviation of all."""
 
 IMAGES_AT_ONCE = 100
 """Dev images whose texts are scored together."""
@@ -57,10 +61,25 @@ class Moments:
     scale_F: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, regions: pa.Table) -> Moments:
-        features_PF = batches.features(regions).rows.double()
-        scale, mean = torch.std_mean(features_PF, dim=0)
-        return cls(mean_F=mean.float().numpy(), scale_F=scale.float().numpy())
+    def of(cls, regions: str) -> Moments:
+        """Of the table at a URI; some thousand images are enough, and memory is flat."""
+        images = storage.read_blocks(
+            regions, schema.REGIONS, columns=["features", "status"], split="train"
+        )
+        total_F, squares_F, count = torch.zeros(()), torch.zeros(()), 0
+        for block in images:
+            good = block.filter(pc.equal(block["status"], "ok"))
+            if count >= MOMENTS_REGIONS or not len(good):
+                continue
+            features_PF = batches.features(good).rows.double()
+            total_F = total_F + features_PF.sum(0)
+            squares_F = squares_F + features_PF.square().sum(0)
+            count += len(features_PF)
+        if not count:
+            raise storage.StorageError(f"{regions}: no image of the train split has regions")
+        mean_F = total_F / count
+        scale_F = (squares_F / count - mean_F.square()).clamp(min=0).sqrt()
+        return cls(mean_F=mean_F.float().numpy(), scale_F=scale_F.float().numpy())
 
 
 class Task(Protocol):
