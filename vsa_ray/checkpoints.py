@@ -1,15 +1,16 @@
 """Models on disk: safetensors and JSON, nothing that runs code when it is read.
 
 DIR/model.safetensors   weights
-DIR/config.json         which model, its settings and sizes
 DIR/vocabulary.json     the words behind the ids
+DIR/config.json         which model, its settings and sizes; written last, so that a directory with
+                        it holds a whole model
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import safetensors
 import safetensors.torch
@@ -21,7 +22,7 @@ from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.vocabulary import Vocabulary
 
-FILES = ("model.safetensors", "config.json", "vocabulary.json")
+FILES = ("model.safetensors", "vocabulary.json", "config.json")
 
 Config = TypeVar("Config", AlignmentConfig, CaptionerConfig)
 
@@ -84,7 +85,7 @@ def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> int:
     """Give the optimizer its memory back -> epochs that are done.
 
     Raises:
-        storage.StorageError: the file is broken.
+        storage.StorageError: a file is missing or broken.
     """
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in _tensors(storage.join(uri, "optimizer.safetensors")).items():
@@ -92,7 +93,11 @@ def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> int:
         state.setdefault(int(parameter), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(storage.read_json(storage.join(uri, "progress.json"))["epochs"])
+    path = storage.join(uri, "progress.json")
+    try:
+        return int(storage.read_json(path)["epochs"])
+    except FileNotFoundError as error:
+        raise storage.StorageError(f"{path} is missing") from error
 
 
 def load_weights(uri: str, model: nn.Module) -> None:
@@ -114,12 +119,8 @@ def load_aligner(uri: str, device: torch.device | str = "cpu") -> Aligner:
     Raises:
         storage.StorageError: it is missing, broken, or holds another model.
     """
-    description, vocabulary = _describe(uri, AlignmentModel)
-    model = AlignmentModel(
-        _config(uri, AlignmentConfig, description),
-        feature_dim=description["feature_dim"],
-        vocabulary_size=len(vocabulary),
-    )
+    config, feature_dim, vocabulary = _describe(uri, AlignmentModel, AlignmentConfig)
+    model = AlignmentModel(config, feature_dim=feature_dim, vocabulary_size=len(vocabulary))
     load_weights(uri, model)
     return Aligner(model.to(device).eval(), vocabulary)
 
@@ -130,10 +131,10 @@ def load_captioner(uri: str, device: torch.device | str = "cpu") -> Captioner:
     Raises:
         storage.StorageError: it is missing, broken, or holds another model.
     """
-    description, vocabulary = _describe(uri, MultimodalRNN)
+    config, feature_dim, vocabulary = _describe(uri, MultimodalRNN, CaptionerConfig)
     model = MultimodalRNN(
-        _config(uri, CaptionerConfig, description),
-        feature_dim=description["feature_dim"],
+        config,
+        feature_dim=feature_dim,
         vocabulary_size=len(vocabulary),
         log_frequencies_V=None,
     )
@@ -141,24 +142,25 @@ def load_captioner(uri: str, device: torch.device | str = "cpu") -> Captioner:
     return Captioner(model.to(device).eval(), vocabulary)
 
 
-def _describe(uri: str, model: type[nn.Module]) -> tuple[dict[str, Any], Vocabulary]:
-    path = storage.join(uri, "config.json")
+def _describe(
+    uri: str, model: type[nn.Module], config: type[Config]
+) -> tuple[Config, int, Vocabulary]:
+    """Settings, width of the feature and vocabulary of the model in a checkpoint directory."""
     try:
-        description = storage.read_json(path)
-    except FileNotFoundError as error:
-        raise storage.StorageError(f"{uri} holds no model: config.json is missing") from error
+        description = storage.read_json(storage.join(uri, "config.json"))
+        vocabulary = Vocabulary.load(storage.join(uri, "vocabulary.json"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
     kind = description.get("model") if isinstance(description, dict) else None
-    if kind != model.__name__ or not isinstance(description.get("feature_dim"), int):
-        raise storage.StorageError(f"{uri} holds a {kind}, but a {model.__name__} is needed")
-    return description, Vocabulary.load(storage.join(uri, "vocabulary.json"))
-
-
-def _config(uri: str, config: type[Config], description: dict[str, Any]) -> Config:
+    if kind != model.__name__:
+        raise storage.StorageError(
+            f"{uri} holds {kind or 'another thing'}, but {model.__name__} is needed"
+        )
     try:
-        return config(**description["config"])
+        return config(**description["config"]), int(description["feature_dim"]), vocabulary
     except (KeyError, TypeError, ValueError) as error:
         raise storage.StorageError(
-            f"{uri}/config.json does not fit this version: {error}"
+            f"{uri}/config.json does not fit this version: {error!r}"
         ) from error
 
 
