@@ -5,7 +5,7 @@ The same code scores the dev split after every epoch of training and the test sp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -136,7 +136,7 @@ def captioning(
     """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json.
 
     The neighbour is the training image with the closest whole-image feature; its first sentence is
-    the caption. A failed image has no caption, and does not count.
+    the caption; null without training images. A failed image has no caption, and does not count.
 
     Args:
         regions: of the images to measure on.
@@ -144,6 +144,7 @@ def captioning(
         train: regions of the training images, in blocks.
     """
     references = _sentences_by_image(sentences)
+    captions = captions.filter(captions["caption"].is_valid())
     columns = captions["image_id"].to_pylist(), captions["caption"].to_pylist()
     written = dict(zip(*columns, strict=True))
     good = regions.filter(pc.equal(regions["status"], "ok"))
@@ -157,18 +158,29 @@ def captioning(
     true = {image_id: references[image_id] for image_id in images}
     scores = metrics.score_captions({image_id: written[image_id] for image_id in images}, true)
 
+    neighbours = _nearest_neighbours(asked, train, references)
+    nearest = None
+    if neighbours:
+        nearest = asdict(metrics.score_captions(dict(zip(images, neighbours, strict=True)), true))
+    return {"images": len(images), **asdict(scores), "nearest_neighbour": nearest}
+
+
+def _nearest_neighbours(
+    asked: pa.Table, train: Iterable[pa.Table], sentences: Mapping[str, list[str]]
+) -> list[str]:
+    """A caption for each image that is asked for; none at all without training images."""
     seen, told = [], []
     for block in train:
-        known = pc.is_in(block["image_id"], value_set=pa.array(references, pa.string()))
+        known = pc.is_in(block["image_id"], value_set=pa.array(sentences, pa.string()))
         block = block.filter(pc.and_(known, pc.equal(block["status"], "ok")))
         if len(block):
             seen.append(batches.whole_image_features(block))
-            told += [references[image_id] for image_id in block["image_id"].to_pylist()]
-    neighbours = metrics.nearest_neighbour_captions(
+            told += [sentences[image_id] for image_id in block["image_id"].to_pylist()]
+    if not seen:
+        return []
+    return metrics.nearest_neighbour_captions(
         batches.whole_image_features(asked), np.concatenate(seen), told
     )
-    nearest = metrics.score_captions(dict(zip(images, neighbours, strict=True)), true)
-    return {"images": len(images), **asdict(scores), "nearest_neighbour": asdict(nearest)}
 
 
 def _sentences_by_image(sentences: pa.Table) -> dict[str, list[str]]:
