@@ -124,6 +124,8 @@ def align(
     A word that the model does not know stays with the known words around it, where those are on
     one region, and is in no snippet otherwise.
     """
+    if not sentences:
+        return []
     ids = [aligner.vocabulary.encode(words) for words in sentences]
     scores = evaluation.word_scores(aligner.model, features_RF, Ragged.of(ids))
     found = []

@@ -1,0 +1,121 @@
+"""Sentences of real images cut into snippets: words that are not known, runs, boxes, rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from vsa_ray import batches, schema, texts
+from vsa_ray.checkpoints import Aligner
+from vsa_ray.snippets import ExtractSnippets, Snippet, SnippetConfig, align
+
+WHOLE, LEFT, RIGHT = 0, 1, 2  # regions of pair.jpg, see conftest.py
+A_DOG_RUNS_A_RED_BALL = ["a", "dog", "runs", "a", "red", "ball"]
+
+
+@pytest.fixture
+def pair(regions: pa.Table) -> pa.Table:
+    """The image of a dog on its left, a red ball on its right."""
+    return regions.slice(regions["image_id"].to_pylist().index("pair.jpg"), 1)
+
+
+def cut(aligner: Aligner, image: pa.Table, words: list[str], **config: float) -> list[Snippet]:
+    settings = SnippetConfig(**config)  # type: ignore[arg-type]
+    (snippets,) = align(aligner, settings, batches.features(image).rows, [words])
+    return snippets
+
+
+def test_neighbours_join_into_runs(aligner: Aligner, pair: pa.Table) -> None:
+    # Each "a" alone fits the whole image, and so does "ball".
+    assert cut(aligner, pair, A_DOG_RUNS_A_RED_BALL, beta=1.5) == [
+        Snippet(LEFT, 0, 3, pytest.approx((0 + 4 + 3) / 3)),
+        Snippet(RIGHT, 3, 6, pytest.approx((0 + 3 + 4) / 3)),
+    ]
+
+
+def test_without_beta_every_word_is_on_its_own(aligner: Aligner, pair: pa.Table) -> None:
+    assert cut(aligner, pair, A_DOG_RUNS_A_RED_BALL, beta=0.0) == [
+        Snippet(WHOLE, 0, 1, 1.0),
+        Snippet(LEFT, 1, 3, 3.5),
+        Snippet(WHOLE, 3, 4, 1.0),
+        Snippet(RIGHT, 4, 5, 3.0),
+        Snippet(WHOLE, 5, 6, 4.5),
+    ]
+
+
+def test_short_runs_are_not_kept(aligner: Aligner, pair: pa.Table) -> None:
+    kept = cut(aligner, pair, A_DOG_RUNS_A_RED_BALL, beta=0.0, min_words=2)
+    assert kept == [Snippet(LEFT, 1, 3, 3.5)]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dog", "zebra", "runs"], [Snippet(LEFT, 0, 3, 3.5)]),
+        (["dog", "zebra", "red"], [Snippet(LEFT, 0, 1, 4.0), Snippet(RIGHT, 2, 3, 3.0)]),
+        (["zebra", "dog", "zebra"], [Snippet(LEFT, 1, 2, 4.0)]),
+        (["red"], [Snippet(RIGHT, 0, 1, 3.0)]),
+        (["zebra"], []),
+        ([], []),
+    ],
+)
+def test_words_that_are_not_known(
+    words: list[str], expected: list[Snippet], aligner: Aligner, pair: pa.Table
+) -> None:
+    assert cut(aligner, pair, words) == expected
+
+
+def test_sentences_are_cut_alike_alone_and_together(aligner: Aligner, pair: pa.Table) -> None:
+    sentences = [A_DOG_RUNS_A_RED_BALL, ["red"], [], ["dog", "zebra", "red"]]
+    together = align(aligner, SnippetConfig(), batches.features(pair).rows, sentences)
+    assert together == [cut(aligner, pair, words) for words in sentences]
+
+
+def test_an_image_without_sentences(aligner: Aligner, pair: pa.Table) -> None:
+    assert align(aligner, SnippetConfig(), batches.features(pair).rows, []) == []
+
+
+@pytest.fixture
+def stage(run: Path) -> ExtractSnippets:
+    return ExtractSnippets(SnippetConfig(beta=1.5), str(run / "alignment"))
+
+
+@pytest.fixture
+def images(regions: pa.Table, sentences: pa.Table) -> pa.Table:
+    return texts.attach(regions, texts.group_by_image(texts.of_sentences(sentences)))
+
+
+def test_every_sentence_of_a_good_image_becomes_one_row(
+    stage: ExtractSnippets, images: pa.Table, sentences: pa.Table
+) -> None:
+    snippets = stage(images)
+    assert snippets.schema == schema.SNIPPETS
+    expected = [
+        {name: row[name] for name in ("sentence_id", "image_id", "split", "words")}
+        for row in sentences.to_pylist()
+        if row["image_id"] != "broken.jpg"
+    ]
+    assert snippets.drop_columns(["snippets"]).to_pylist() == expected
+
+
+def test_boxes_are_those_of_the_regions(
+    stage: ExtractSnippets, images: pa.Table, regions: pa.Table
+) -> None:
+    boxes = dict(zip(*(regions[name].to_pylist() for name in ("image_id", "boxes")), strict=True))
+    rows = stage(images).to_pylist()
+    found = {row["sentence_id"]: row["snippets"] for row in rows}
+    assert [s["region"] for s in found["pair.jpg#0"]] == [LEFT, RIGHT]
+    assert found["plain.jpg#1"] == []  # "zebra"
+    for row in rows:
+        for snippet in row["snippets"]:
+            assert snippet["box"] == boxes[row["image_id"]][snippet["region"]]
+
+
+def test_snippets_are_texts_to_learn_from(stage: ExtractSnippets, images: pa.Table) -> None:
+    learned = [text for text in texts.of_snippets(stage(images)) if text[1] == "pair.jpg#0"]
+    assert learned == [
+        ("pair.jpg", "pair.jpg#0", LEFT, ["a", "dog", "runs"]),
+        ("pair.jpg", "pair.jpg#0", RIGHT, ["a", "red", "ball"]),
+    ]
