@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
 import ray
@@ -46,7 +47,12 @@ def launch(
     """Run a job from the command line. A user's mistake ends in one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     try:
-        parsed = config.parse(settings, description=description or "", argv=sys.argv[1:])
+        parsed = config.parse(
+            settings,
+            description=description or "",
+            argv=sys.argv[1:],
+            prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
+        )
         parsed.check()
     except ValueError as error:
         _give_up(error)

@@ -35,8 +35,13 @@ class ConfigError(ValueError):
     """Settings that cannot work, with what to do about it."""
 
 
-def parse(config_type: type[Config], *, description: str, argv: Sequence[str]) -> Config:
+def parse(
+    config_type: type[Config], *, description: str, argv: Sequence[str], prog: str | None = None
+) -> Config:
     """Settings from `argv`; prints help or the settings and exits where asked to.
+
+    Args:
+        prog: how the program is called, for help and errors.
 
     Raises:
         ConfigError: the YAML file is missing, malformed, or names an unset variable.
@@ -51,6 +56,7 @@ def parse(config_type: type[Config], *, description: str, argv: Sequence[str]) -
     config = tyro.cli(
         config_type,
         args=[*settings, *flags],
+        prog=prog,
         description=description.strip() + "\n" + _ABOUT_FILES,
         config=(tyro.conf.FlagConversionOff,),
     )

@@ -52,11 +52,15 @@ class TrainConfig:
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
     """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
+    """Of the first epoch."""
+
     schedule: Literal["constant", "cosine"] = "cosine"
     """cosine falls from learning_rate to 0 over all epochs."""
 
     weight_decay: float = 0.0
+    """Share of every weight that is taken off it a step, times the learning rate."""
+
     max_gradient: float = 5.0
     """Every element of a gradient is cut at plus and minus this (the paper: important)."""
 
@@ -64,6 +68,8 @@ class TrainConfig:
     """Processes, one a GPU, or sharing the CPUs."""
 
     seed: int = 0
+    """Of the first weights, the order of the images, their sentences, and dropout."""
+
     shuffle_images: int = 4_000
     """Images that a worker holds to shuffle within; all of a small corpus, so a full shuffle."""
 
