@@ -26,6 +26,8 @@ from vsa_ray.config import flatten
 logger = logging.getLogger(__name__)
 
 logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it creates
+# With MLflow's own 7 retries a server that is gone would hold up every epoch for four minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 EXPERIMENT = "vsa_ray"
 _MAX_PARAM = 500
@@ -62,14 +64,22 @@ class Run:
 
     def text(self, text: str, name: str) -> None:
         """Keep a text (a page, a JSON file) as an artifact."""
-        try:
+        with self._tolerant():
             _client(self.uri).log_text(self.run_id, text, name)
-        except (MlflowException, OSError) as error:
-            logger.warning("MLflow did not take %s: %s", name, error)
+
+    def end(self, status: str) -> None:
+        """Close the run; status is FINISHED or FAILED."""
+        with self._tolerant():
+            _client(self.uri).set_terminated(self.run_id, status)
 
     def _log(self, **values: Any) -> None:
-        try:
+        with self._tolerant():
             _client(self.uri).log_batch(self.run_id, **values)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
         except (MlflowException, OSError) as error:
             logger.warning("MLflow at %s did not take a log: %s", self.uri, error)
 
@@ -81,6 +91,9 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
     Args:
         settings: logged as parameters, nested ones by dotted names.
         parent: the run that this one is shown under.
+
+    Raises:
+        MlflowException: there is no store, or it cannot be reached.
     """
     client = _client(store())
     tags = {"mlflow.runName": name, "mlflow.parentRunId": parent.run_id if parent else ""}
@@ -96,7 +109,7 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
         yield current
         status = "FINISHED"
     finally:
-        client.set_terminated(current.run_id, status)
+        current.end(status)
 
 
 def _client(uri: str) -> mlflow.MlflowClient:

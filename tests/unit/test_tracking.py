@@ -1,0 +1,160 @@
+"""What MLflow is told, in a store of its own; and that a dead store stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run as StoredRun
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+
+from vsa_ray import tracking
+from vsa_ray.tracking import Run
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables: making them takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory, with an empty store in it."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stored(run: Run) -> StoredRun:
+    return mlflow.MlflowClient(run.uri).get_run(run.run_id)
+
+
+def test_runs_go_to_the_working_directory_or_a_server(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking.store() == f"sqlite:///{here}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert tracking.store() == "http://tracking:5000"
+
+
+def test_settings_are_parameters_by_dotted_names() -> None:
+    settings = {"out": "x", "training": {"epochs": 3, "sizes": (1, 2)}, "long": "y" * 9_000}
+    with tracking.run("a job", settings) as run:
+        pass
+    found = stored(run).data
+    assert found.params == {
+        "out": "x",
+        "training.epochs": "3",
+        "training.sizes": "(1, 2)",
+        "long": "y" * 500,
+    }
+    assert found.tags["mlflow.runName"] == "a job"
+    assert found.tags.keys() >= {"version.torch", "version.ray", "version.vsa_ray", "python"}
+
+
+def test_metrics_by_step() -> None:
+    with tracking.run("training", {}) as run:
+        for epoch in (1, 2):
+            run.metrics({"train/loss": 4.0 / epoch, "dev/meteor": None}, step=epoch)
+        run.metrics({})
+    history = mlflow.MlflowClient(run.uri).get_metric_history(run.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 4.0), (2, 2.0)]
+    assert stored(run).data.metrics == {"train/loss": 2.0}
+
+
+def test_a_run_below_another() -> None:
+    with tracking.run("pipeline", {}) as parent, tracking.run("stage", {}, parent=parent) as child:
+        pass
+    assert stored(child).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert "mlflow.parentRunId" not in stored(parent).data.tags
+    assert stored(child).info.experiment_id == stored(parent).info.experiment_id
+
+
+def test_a_run_ends_as_its_block_does() -> None:
+    with tracking.run("good", {}) as good:
+        assert stored(good).info.status == "RUNNING"
+    assert stored(good).info.status == "FINISHED"
+    with pytest.raises(KeyError, match="lost"), tracking.run("bad", {}) as bad:
+        raise KeyError("lost")
+    assert stored(bad).info.status == "FAILED"
+
+
+def test_a_killed_job_has_failed() -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.run("bad", {}) as bad:
+        raise KeyboardInterrupt
+    assert stored(bad).info.status == "FAILED"
+
+
+def test_texts_are_kept_below_the_working_directory(here: Path) -> None:
+    with tracking.run("evaluate", {}) as run:
+        run.text("<html>", "gallery/index.html")
+    (kept,) = (here / "mlruns").rglob("index.html")
+    assert kept.read_text() == "<html>"
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_a_server_that_is_gone_costs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run("http://127.0.0.1:9", "some-run")
+    run.metrics({"train/loss": 1.0})
+    run.params({"epochs": 1})
+    run.tags({"checkpoint": "there"})
+    run.text("text", "notes.txt")
+    warnings = [entry for entry in caplog.records if entry.name == "vsa_ray.tracking"]
+    assert len(warnings) == 4
+    assert all(entry.levelno == logging.WARNING for entry in warnings)
+    assert "http://127.0.0.1:9" in caplog.text
+
+
+def break_store(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        database.execute("ALTER TABLE metrics RENAME TO lost_metrics")
+        database.execute("ALTER TABLE runs RENAME TO lost_runs")
+
+
+def test_a_store_that_dies_during_a_job_does_not_stop_it(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tracking.run("training", {}) as run:
+        break_store(here)
+        run.metrics({"train/loss": 1.0})
+    assert "did not take a log" in caplog.text
+
+
+def test_a_store_that_dies_does_not_hide_why_the_job_failed(here: Path) -> None:
+    def job() -> None:
+        with tracking.run("training", {}):
+            break_store(here)
+            raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        job()
+
+
+def test_a_dead_server_does_not_hold_up_an_epoch_for_minutes() -> None:
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() <= 2  # 7 of MLflow's own take four minutes
+
+
+def test_a_store_that_is_dead_from_the_start_is_an_error(
+    no_patience: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Better now than after a night of training that nobody can look at.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with (
+        pytest.raises(mlflow.exceptions.MlflowException, match=r"127\.0\.0\.1"),
+        tracking.run("training", {}),
+    ):
+        pytest.fail("the job has started")
