@@ -68,8 +68,10 @@ class Moments:
         )
         total_F, squares_F, count = torch.zeros(()), torch.zeros(()), 0
         for block in images:
+            if count >= MOMENTS_REGIONS:
+                break
             good = block.filter(pc.equal(block["status"], "ok"))
-            if count >= MOMENTS_REGIONS or not len(good):
+            if not len(good):
                 continue
             features_PF = batches.features(good).rows.double()
             total_F = total_F + features_PF.sum(0)
@@ -217,9 +219,7 @@ class CaptionTask:
         captions = evaluation.write_captions(
             model, self.vocabulary, batches.whole_image_features(images), beam_size=1
         )
-        cider = metrics.cider(
-            [caption.split() for caption, _ in captions], images["texts"].to_pylist()
-        )
+        cider = metrics.cider([caption.split() for caption, _ in captions], _sentences(images))
         return {"dev/score": cider, "dev/cider": cider, "dev/perplexity": perplexity}
 
     @torch.inference_mode()
@@ -231,6 +231,17 @@ class CaptionTask:
             total += float(model(batch.features.rows, batch.words.rows, batch.words.lengths).sum())
             tokens += _tokens(batch)
         return math.exp(total / tokens)
+
+
+def _sentences(images: pa.Table) -> list[list[list[str]]]:
+    """Of each image's texts the sentences: the longest of each id, for snippets are parts of it."""
+    sentences = []
+    for ids, texts in zip(images["text_ids"].to_pylist(), images["texts"].to_pylist(), strict=True):
+        longest: dict[str, list[str]] = {}
+        for sentence_id, words in zip(ids, texts, strict=True):
+            longest[sentence_id] = max(longest.get(sentence_id, []), words, key=len)
+        sentences.append(list(longest.values()))
+    return sentences
 
 
 def _tokens(batch: Pair) -> int:
