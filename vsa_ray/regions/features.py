@@ -1,0 +1,129 @@
+"""CNN features of regions: one pass over the image, then RoIAlign, one mean vector a region."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import roi_align
+
+from vsa_ray.images import Pixels
+from vsa_ray.regions.batching import alike, resize
+from vsa_ray.regions.config import STRIDE, RegionConfig
+from vsa_ray.regions.detectors import Floats
+from vsa_ray.regions.weights import PYPI, fit_by_name, fit_in_order, packaged, read_state_dict
+
+BATCH = {"cuda": 32, "cpu": 1}
+"""Images at once. A CPU gains nothing from more, and one by one its numbers are exactly the same
+whatever the batch."""
+
+SAMPLES = 7
+"""A region's feature is the mean of SAMPLES x SAMPLES points of it."""
+
+
+class RegionFeatures:
+    """A timm CNN, its last map pooled over each region."""
+
+    def __init__(self, config: RegionConfig, device: torch.device) -> None:
+        """Raises ValueError where the weights do not fit, or the network has no map."""
+        self.config = config
+        self.device = device
+        model = with_folded_norms(make_backbone(config)).to(device)
+        self._model = model.to(memory_format=torch.channels_last)
+        trained = timm.get_pretrained_cfg(config.backbone)
+        assert trained is not None, "RegionConfig.check knows the name"
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (trained.mean, trained.std)
+        )
+        probe = self._maps(torch.zeros((1, 3, 2 * STRIDE, 4 * STRIDE), dtype=torch.uint8))
+        if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
+            raise ValueError(
+                f"RegionConfig.backbone: {config.backbone} makes {tuple(probe.shape)} of an image, "
+                "not a map of (1, F, h, w); choose a convolutional network"
+            )
+        self.feature_dim: int = probe.shape[1]
+
+    def __call__(
+        self, images: Sequence[Pixels], boxes: Sequence[Floats]
+    ) -> list[npt.NDArray[np.float16]]:
+        """(R, F) of each image, given its (R, 4) boxes."""
+        features: dict[int, npt.NDArray[np.float16]] = {}
+        sizes = [input_size(image, self.config.image_side) for image in images]
+        for group in alike(sizes, BATCH[self.device.type]):
+            maps = self._maps(torch.stack([resize(images[i], *sizes[i]) for i in group]))
+            scaled = [self._on_map(boxes[i], images[i], maps) for i in group]
+            pooled_RF = roi_align(maps, scaled, 1, sampling_ratio=SAMPLES, aligned=True).flatten(1)
+            each = pooled_RF.half().cpu().split([len(boxes[i]) for i in group])
+            features |= {i: rows.numpy() for i, rows in zip(group, each, strict=True)}
+        return [features[i] for i in range(len(images))]
+
+    @torch.inference_mode()
+    def _maps(self, images: Tensor) -> Tensor:
+        """(B, F, h, w) float32 from (B, 3, H, W) uint8."""
+        batch = (images.to(self.device) - self._mean) / self._std
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            maps: Tensor = self._model(batch.contiguous(memory_format=torch.channels_last))
+        return maps.float()
+
+    def _on_map(self, boxes: Floats, image: Pixels, maps: Tensor) -> Tensor:
+        """Pixels of the image to cells of its map; the two axes were scaled apart, a little."""
+        height, width = image.shape[:2]
+        scale = [maps.shape[3] / width, maps.shape[2] / height] * 2
+        return torch.from_numpy(boxes * np.array(scale, np.float32)).to(self.device)
+
+
+def input_size(image: Pixels, side: int) -> tuple[int, int]:
+    """Height and width for the CNN: the long one `side`, the other to a multiple of its stride.
+
+    So there are few sizes, and a batch holds many images of each.
+    """
+    height, width = image.shape[:2]
+    scale = side / max(height, width) / STRIDE
+    return max(1, round(height * scale)) * STRIDE, max(1, round(width * scale)) * STRIDE
+
+
+def make_backbone(config: RegionConfig) -> nn.Module:
+    """The CNN with its weights, up to its last map, in evaluation mode.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+    source = config.backbone_weights
+    model: nn.Module = timm.create_model(
+        config.backbone, pretrained=source == "timm", num_classes=0, global_pool=""
+    )
+    if source.startswith(PYPI):
+        # Such packages hold the network under the names of another port of it.
+        fit_in_order(model, read_state_dict(packaged(source)), source)
+    elif source not in ("timm", "random"):
+        fit_by_name(model, read_state_dict(source), source)
+    return model.eval()
+
+
+@torch.no_grad()
+def with_folded_norms(model: nn.Module) -> nn.Module:
+    """The same function with its batch norms inside the convolutions before them: 1.2x faster.
+
+    A norm is taken to belong to the convolution declared just before it. Where that is not how a
+    network works, the comparison at the end says so, and it stays as it is.
+    """
+    folded = copy.deepcopy(model)
+    for module in list(folded.modules()):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if (
+                isinstance(conv, nn.Conv2d)
+                and isinstance(norm, nn.BatchNorm2d)
+                and conv.out_channels == norm.num_features
+            ):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, getattr(norm, "act", nn.Identity()))
+    probe = torch.linspace(-1, 1, 3 * (2 * STRIDE) ** 2).view(1, 3, 2 * STRIDE, 2 * STRIDE)
+    return folded if torch.allclose(model(probe), folded(probe), rtol=1e-3, atol=1e-3) else model

@@ -1,0 +1,66 @@
+"""R-CNN's region proposals (Uijlings et al. 2013): boxes without weights, classes or confidence."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from vsa_ray.images import Pixels
+from vsa_ray.regions.config import RegionConfig
+from vsa_ray.regions.detectors import Detections, select
+
+SEARCH_SIDE = 200
+"""Long side of the picture that is searched: larger ones cost more and rank no better."""
+
+SMALLEST_SIDE = 16
+"""Shorter sides hold nothing to find."""
+
+AGREEMENT = 0.7
+"""IoU from which two proposals speak of the same thing."""
+
+
+class SelectiveSearch:
+    """A `Detector`.
+
+    Hundreds of proposals come out of several segmentations, in no useful order. Those that several
+    segmentations agree on tend to be things, and larger things tend to be mentioned, so they are
+    ranked by agreement x sqrt(area). On 400 dev photographs of Flickr8k, 20 regions then hold the
+    box of 71 % of the phrases at IoU 0.5; ranked by area 67 %, in their own order 48 %.
+    """
+
+    def __init__(self, config: RegionConfig, threads: int) -> None:
+        self.config = config
+        cv2.setNumThreads(threads)
+
+    def __call__(self, images: list[Pixels]) -> list[Detections]:
+        return [self._search(image) for image in images]
+
+    def _search(self, image: Pixels) -> Detections:
+        height, width = image.shape[:2]
+        scale = min(1.0, SEARCH_SIDE / max(height, width))
+        size = round(width * scale), round(height * scale)
+        if min(size) < SMALLEST_SIDE:
+            return select([], [], [], image, self.config)
+        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+        search.setBaseImage(cv2.resize(image, size, interpolation=cv2.INTER_AREA)[:, :, ::-1])
+        search.switchToSelectiveSearchFast()
+        found = np.asarray(search.process(), np.float32)  # (n, 4): x, y, width, height
+        share = found[:, 2] * found[:, 3] / (size[0] * size[1])
+        # Specks, and what the whole-image region covers already.
+        found, share = (a[(share >= 0.005) & (share <= 0.9)] for a in (found, share))
+        if len(found) == 0:
+            return select([], [], [], image, self.config)
+        boxes = torch.from_numpy(np.hstack([found[:, :2], found[:, :2] + found[:, 2:]]))
+        agreement = (box_iou(boxes, boxes) > AGREEMENT).sum(dim=1).numpy()
+        quality = agreement * np.sqrt(share)
+        stretch = np.array([width / size[0], height / size[1]] * 2)
+        order = np.lexsort((*found.T, -quality))  # ties in one order: OpenCV's own is random
+        return select(
+            (boxes.numpy() * stretch)[order],
+            (quality / quality.max())[order],
+            [""] * len(order),
+            image,
+            self.config,
+        )

@@ -1,0 +1,121 @@
+"""The stage: loaded images in, regions out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vsa_ray import schema
+from vsa_ray.images import Pixels, pixels_of
+from vsa_ray.regions.config import RegionConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from vsa_ray.regions.detectors import Detector
+
+# Networks and their libraries are imported where they are built, in the workers: the driver only
+# names this class, and would wait for them for seconds.
+
+
+class DetectRegions:
+    """Stage: a table of images.LOADED in, schema.REGIONS out. Failed images pass through.
+
+    An image's row does not depend on the images that it shares a batch with.
+    """
+
+    def __init__(self, config: RegionConfig, threads: int = 1) -> None:
+        """Load the models.
+
+        Raises:
+            ValueError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
+        """
+        import torch
+
+        from vsa_ray.regions.features import RegionFeatures
+
+        config.check()
+        torch.set_num_threads(threads)
+        device = _device(config)
+        self._detect = make_detector(config, threads, device)
+        self._describe = RegionFeatures(config, device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        images = pixels_of(table)
+        loaded = {i: image for i, image in enumerate(images) if image is not None}
+        regions = dict(zip(loaded, self._regions(list(loaded.values())), strict=True))
+        nothing = _Regions.nothing(self._describe.feature_dim)
+        rows = [regions.get(i, nothing) for i in range(len(images))]
+        columns = {name: table[name] for name in schema.REGIONS.names if name in table.column_names}
+        columns |= {
+            "boxes": schema.nested([row.boxes for row in rows], pa.float32()),
+            "scores": [row.scores for row in rows],
+            "labels": [row.labels for row in rows],
+            "features": schema.nested([row.features for row in rows], pa.float16()),
+        }
+        return pa.table(columns, schema=schema.REGIONS)
+
+    def _regions(self, images: list[Pixels]) -> list[_Regions]:
+        detections = self._detect(images)
+        boxes = [
+            np.vstack([whole_image(image), found.boxes])
+            for image, found in zip(images, detections, strict=True)
+        ]
+        return [
+            _Regions(all_boxes, np.append(np.float32(1), found.scores), ["", *found.labels], rows)
+            for all_boxes, found, rows in zip(
+                boxes, detections, self._describe(images, boxes), strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """The whole image and its detections: the columns of its row."""
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: list[str]
+    features: npt.NDArray[np.float16]
+
+    @classmethod
+    def nothing(cls, feature_dim: int) -> _Regions:
+        """Of an image that could not be loaded."""
+        features = np.empty((0, feature_dim), np.float16)
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), [], features)
+
+
+def whole_image(image: Pixels) -> npt.NDArray[np.float32]:
+    """(1, 4): region 0."""
+    height, width = image.shape[:2]
+    return np.array([[0, 0, width, height]], np.float32)
+
+
+def make_detector(config: RegionConfig, threads: int, device: torch.device) -> Detector:
+    match config.detector:
+        case "selective-search":
+            from vsa_ray.regions.selective_search import SelectiveSearch
+
+            return SelectiveSearch(config, threads)
+        case "onnx":
+            from vsa_ray.regions.picodet import PicoDet
+
+            return PicoDet(config, threads)
+        case "torchvision":
+            from vsa_ray.regions.torchvision_models import TorchvisionDetector
+
+            return TorchvisionDetector(config, device)
+
+
+def _device(config: RegionConfig) -> torch.device:
+    import torch
+
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ValueError("RegionConfig.device is cuda, but this worker has no GPU; auto takes any")
+    wanted = config.device if config.device != "auto" else "cuda" if available else "cpu"
+    return torch.device(wanted)

@@ -1,0 +1,49 @@
+"""torchvision's detectors: Faster R-CNN and its relatives."""
+
+from __future__ import annotations
+
+import torch
+from torchvision import models
+
+from vsa_ray.images import Pixels
+from vsa_ray.regions.batching import alike, to_tensor
+from vsa_ray.regions.config import RegionConfig, is_name
+from vsa_ray.regions.detectors import Detections, select
+from vsa_ray.regions.weights import fit_by_name, read_state_dict
+
+BATCH = 8
+"""Images at once: their maps, at 1333 pixels a side, fit a GPU of 16 GB."""
+
+
+class TorchvisionDetector:
+    """A `Detector`. Images of one shape go together: padding one to another's would change it."""
+
+    def __init__(self, config: RegionConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        weights = models.get_model_weights(config.architecture)
+        self._labels: list[str] = weights.DEFAULT.meta["categories"]
+        if is_name(config.weights):
+            model = models.get_model(config.architecture, weights=weights[config.weights])
+        else:
+            model = models.get_model(config.architecture, weights=None, weights_backbone=None)
+            fit_by_name(model, read_state_dict(config.weights), config.weights)
+        self._model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, images: list[Pixels]) -> list[Detections]:
+        found: dict[int, Detections] = {}
+        for group in alike([image.shape for image in images], BATCH):
+            batch = [to_tensor(images[i]).to(self.device) / 255 for i in group]
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                outputs = self._model(batch)
+            found |= {
+                i: self._select(output, images[i]) for i, output in zip(group, outputs, strict=True)
+            }
+        return [found[i] for i in range(len(images))]
+
+    def _select(self, output: dict[str, torch.Tensor], image: Pixels) -> Detections:
+        boxes, scores, classes = (output[k].float().cpu() for k in ("boxes", "scores", "labels"))
+        sure = scores >= self.config.min_score
+        labels = [self._labels[int(i)] for i in classes[sure]]
+        return select(boxes[sure].numpy(), scores[sure].numpy(), labels, image, self.config)
