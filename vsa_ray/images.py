@@ -145,13 +145,16 @@ class LoadImages:
 
 def pixels_of(table: pa.Table) -> list[Pixels | None]:
     """Images of a `LOADED` table, None for the failed ones: read-only views, nothing is copied."""
-    columns = (table[name] for name in ("pixels", "height", "width"))
-    return [
-        np.frombuffer(pixels.as_buffer(), np.uint8).reshape(height.as_py(), width.as_py(), 3)
-        if pixels.is_valid
-        else None
-        for pixels, height, width in zip(*columns, strict=True)
-    ]
+    views: list[Pixels | None] = []
+    for batch in table.to_batches():
+        _, offsets, data = batch["pixels"].buffers()  # a scalar's as_buffer would be a copy
+        starts = np.frombuffer(offsets, np.int64)[batch["pixels"].offset :]
+        sizes = zip(batch["height"].to_pylist(), batch["width"].to_pylist(), strict=True)
+        views += [
+            np.frombuffer(data, np.uint8, h * w * 3, start).reshape(h, w, 3) if h else None
+            for start, (h, w) in zip(starts, sizes, strict=False)  # starts ends with an end
+        ]
+    return views
 
 
 def load(uri: str, config: ImageConfig) -> Pixels:
