@@ -98,7 +98,7 @@ def _flags_of(path: str, given: set[str]) -> list[str]:
         raise ConfigError(f"--config {path}: expected settings (name: value), got {settings!r}")
     flags = []
     for key, value in flatten(settings):
-        if key in given:
+        if key in given or value is None:  # None: a name with nothing behind it
             continue
         values = value if isinstance(value, list) else [value]
         texts = [_expand(str(item), f"{path}: {key}") for item in values]
