@@ -74,7 +74,7 @@ class Output:
         """
         job = storage.join(self.uri, JOB)
         if not storage.exists(job):
-            if next(storage.list_files(self.uri), None):
+            if any(map(_is_data, storage.list_files(self.uri))):
                 raise OutputError(f"{self.uri} holds files of another origin; choose another --out")
             storage.write_json(job, self.made_from)
             return
@@ -149,6 +149,10 @@ class TableOutput(Output):
         written = Written(rows, dict(by_status))
         self.commit(rows=rows, by_status=written.by_status)
         return written
+
+
+def _is_data(file: str) -> bool:
+    return not file.rpartition("/")[2].startswith("_")
 
 
 def _by_status(table: pa.Table) -> dict[str, int]:
