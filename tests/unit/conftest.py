@@ -7,8 +7,10 @@ word t.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -120,6 +122,29 @@ def captioner(vocabulary: Vocabulary) -> Captioner:
     model = MultimodalRNN(config, feature_dim=size, vocabulary_size=size, log_frequencies_V=None)
     torch.nn.init.normal_(model.output.weight)
     return Captioner(model.eval(), vocabulary)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables, to be copied: making them takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def here(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory, with an empty MLflow store in it."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR takes many seconds to start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture

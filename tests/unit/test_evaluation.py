@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,12 +176,6 @@ def captions(regions: pa.Table) -> pa.Table:
         for image_id in regions["image_id"].to_pylist()
     ]
     return pa.Table.from_pylist(rows, schema=schema.CAPTIONS)
-
-
-@pytest.fixture
-def no_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """METEOR takes many seconds to start."""
-    monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.mark.usefixtures("no_java")

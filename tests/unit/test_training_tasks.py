@@ -223,7 +223,7 @@ def test_the_caption_loss_is_the_mean_of_all_tokens(
 ) -> None:
     batch = boxes.batch(texts.attach(regions, boxes.dev_texts), epoch=0, seed=0)
     one_by_one = sum(
-        float(captioner.model(feature_F[None], ids_T, torch.tensor([len(ids_T)])))
+        captioner.model(feature_F[None], ids_T, torch.tensor([len(ids_T)])).item()
         for feature_F, ids_T in zip(batch.features.rows, batch.words.split(), strict=True)
     )
     tokens = sum(len(text[3]) + 1 for text in SNIPPETS)

@@ -1,0 +1,346 @@
+"""Jobs from the command line, up to the moment that Ray would start, and those that need no Ray."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from jobs import launch
+from vsa_ray import schema, storage
+from vsa_ray.captions import CaptionConfig, CaptionRegions
+from vsa_ray.config import parse
+from vsa_ray.outputs import Written
+
+CONFIGS = Path(launch.__file__).with_name("configs")
+
+NEEDED = {
+    "caption_corpus": ["--images", "i", "--mrnn", "m", "--out", "o"],
+    "detect_regions": ["--images", "i", "--out", "o"],
+    "evaluate": ["--run", "r"],
+    "extract_snippets": [*("--regions", "r", "--sentences", "s", "--alignment", "a", "--out", "o")],
+    "generate_scenes": ["--out", "o"],
+    "pipeline": ["--corpus", "c", "--out", "o"],
+    "read_corpus": ["--corpus", "c", "--out", "o"],
+    "train_alignment": ["--regions", "r", "--sentences", "s", "--out", "o"],
+    "train_mrnn": ["--regions", "r", "--sentences", "s", "--snippets", "n", "--out", "o"],
+    "tune": ["--regions", "r", "--sentences", "s", "--out", "o"],
+}
+"""Every job, with the flags that it cannot do without."""
+
+every_job = pytest.mark.parametrize("name", NEEDED)
+
+
+class RayStartsError(Exception):
+    """What was given is good enough to start Ray with."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: Any
+    out: str
+    err: str
+
+
+Start = Callable[..., Ended]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Start:
+    """`python -m jobs.NAME FLAGS`, in this process; where Ray would start, RayStartsError is."""
+
+    def starts() -> None:
+        raise RayStartsError
+
+    def job(name: str, *flags: str) -> Ended:
+        monkeypatch.setattr("sys.argv", [f"jobs/{name}.py", *flags])
+        monkeypatch.delitem(sys.modules, f"jobs.{name}", raising=False)
+        try:
+            runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            return Ended(stop.code, *capsys.readouterr())
+        return Ended(0, *capsys.readouterr())
+
+    monkeypatch.setattr(launch, "start_ray", starts)
+    return job
+
+
+def test_these_are_all_jobs() -> None:
+    files = {path.stem for path in Path(launch.__file__).parent.glob("*.py")}
+    assert files == {*NEEDED, "__init__", "launch"}
+
+
+@every_job
+def test_help_says_what_the_job_does_and_takes(name: str, start: Start) -> None:
+    module = importlib.import_module(f"jobs.{name}")
+    ended = start(name, "--help")
+    assert ended.code == 0
+    assert f"usage: python -m jobs.{name}" in ended.out
+    shown = " ".join(ended.out.replace("│", " ").split())
+    assert " ".join(module.__doc__.split("\n")[0].split()) in shown
+    assert "--config FILE" in shown
+    for field in fields(module.JobConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown
+
+
+@every_job
+def test_what_is_printed_gives_the_same_settings(name: str, start: Start, tmp_path: Path) -> None:
+    ended = start(name, *NEEDED[name], "--print-config")
+    assert (ended.code, ended.err) == (0, "")
+    (tmp_path / "printed.yaml").write_text(ended.out)
+    settings = importlib.import_module(f"jobs.{name}").JobConfig
+    printed = ["--config", str(tmp_path / "printed.yaml")]
+    assert parse(settings, description="", argv=printed) == parse(
+        settings, description="", argv=NEEDED[name]
+    )
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_configs_that_come_along_fit_their_job(file: Path, start: Start) -> None:
+    name = "generate_scenes" if file.stem == "demo_scenes" else "pipeline"
+    ended = start(name, "--config", str(file), *NEEDED[name], "--print-config")
+    assert (ended.code, ended.err) == (0, "")
+    given = yaml.safe_load(file.read_text())
+    printed = yaml.safe_load(ended.out)
+    for part, settings in given.items():
+        for key, value in settings.items():
+            if "${" not in str(value):
+                assert printed[part][key] == value, f"{part}.{key}"
+
+
+@every_job
+def test_a_job_without_its_flags_names_them(name: str, start: Start) -> None:
+    ended = start(name)
+    assert ended.code == 2
+    for flag in NEEDED[name][::2]:
+        if flag not in ("--images", "--snippets"):  # needed or not, depending on others
+            assert flag in ended.err
+
+
+@pytest.fixture
+def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: finished regions, sentences, images, snippets; models; and more."""
+    for name in ("snippets", "images"):
+        storage.write_table(str(run / name), pa.table({"image_id": ["a"]}))
+        storage.commit(str(run / name), {})
+    storage.write_table(str(run / "begun"), pa.table({"image_id": ["a"]}))
+    (run / "empty").mkdir()
+    monkeypatch.chdir(run)
+    return run
+
+
+ON_REGIONS = ("--regions", "regions", "--sentences", "sentences", "--out", "o")
+BOTH = ("--snippets", "snippets", *ON_REGIONS)
+ALIGNED = ("--alignment", "alignment", *ON_REGIONS)
+CAPTIONED = ("--regions-table", "regions", "--mrnn", "mrnn", "--out", "o")
+ONNX = ("--regions.detector", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("caption_corpus", CAPTIONED),
+        ("caption_corpus", ("--images", "images", "--mrnn", "mrnn", "--out", "o")),
+        ("detect_regions", ("--images", "images", "--out", "o")),
+        ("detect_regions", ("--images", ".", "--out", "o")),
+        ("extract_snippets", ALIGNED),
+        ("pipeline", ("--corpus", ".", "--out", "o")),
+        ("train_alignment", ON_REGIONS),
+        ("train_mrnn", BOTH),
+        ("train_mrnn", (*ON_REGIONS, "--learn-from", "images")),
+        ("tune", ON_REGIONS),
+    ],
+)
+@pytest.mark.usefixtures("tables")
+def test_what_a_job_needs_is_enough_to_start_ray(
+    name: str, flags: tuple[str, ...], start: Start
+) -> None:
+    with pytest.raises(RayStartsError):
+        start(name, *flags)
+
+
+def missing_and_unfinished(name: str, flags: tuple[str, ...], *inputs: str) -> list[Any]:
+    """Each input replaced by one that is not there, and by one whose job has not ended."""
+    cases = []
+    for flag in inputs:
+        for uri, problem in (("lost", "does not exist"), ("begun", "is not finished")):
+            expected = rf"{flag} \S*{uri} {problem}: run the job that makes it first"
+            cases.append((name, (*flags, flag, uri), expected))
+    return cases
+
+
+MODEL = "holds no trained model: run the job that makes it first"
+
+MISTAKES = [
+    *missing_and_unfinished("train_alignment", ON_REGIONS, "--regions", "--sentences"),
+    *missing_and_unfinished("tune", ON_REGIONS, "--regions", "--sentences"),
+    *missing_and_unfinished("train_mrnn", BOTH, "--regions", "--sentences", "--snippets"),
+    *missing_and_unfinished("extract_snippets", ALIGNED, "--regions", "--sentences"),
+    *missing_and_unfinished("caption_corpus", CAPTIONED, "--regions-table"),
+    ("extract_snippets", (*ALIGNED, "--alignment", "empty"), f"--alignment empty {MODEL}"),
+    ("caption_corpus", (*CAPTIONED, "--mrnn", "lost"), f"--mrnn lost {MODEL}"),
+    ("caption_corpus", (*CAPTIONED, "--images", "."), "give either --images or --regions-table"),
+    (
+        "caption_corpus",
+        ("--mrnn", "mrnn", "--out", "o"),
+        "give either --images or --regions-table",
+    ),
+    (
+        "caption_corpus",
+        ("--images", "lost", "--mrnn", "mrnn", "--out", "o"),
+        "--images lost does not exist",
+    ),
+    ("train_mrnn", ON_REGIONS, "--learn-from both needs --snippets"),
+    (
+        "train_mrnn",
+        (*ON_REGIONS, "--learn-from", "snippets"),
+        "--learn-from snippets needs --snippets",
+    ),
+    ("detect_regions", ("--images", "lost", "--out", "o"), "--images lost does not exist"),
+    (
+        "detect_regions",
+        ("--images", "images", "--out", "o", "--batch-size", "0"),
+        "--batch-size must be >= 1, got 0",
+    ),
+    ("detect_regions", ("--images", "images", "--out", "o", *ONNX), "needs RegionConfig.weights"),
+    ("pipeline", ("--corpus", ".", "--out", "o", *ONNX), "needs RegionConfig.weights"),
+    ("pipeline", ("--corpus", "lost", "--out", "o"), "--corpus lost does not exist"),
+    ("read_corpus", ("--corpus", "lost", "--out", "o"), "--corpus lost does not exist"),
+    ("evaluate", ("--run", "lost"), "the table lost/regions does not exist"),
+    ("evaluate", ("--run", "https://here/run"), "scheme 'https' is not known"),
+    (
+        "train_alignment",
+        (*ON_REGIONS, "--regions", "s3://key:secret@bucket/regions"),
+        "credentials and endpoints do not belong in a URI",
+    ),
+    ("pipeline", ("--config", "lost.yaml"), "--config lost.yaml: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "message"), MISTAKES)
+@pytest.mark.usefixtures("tables")
+def test_mistakes_end_in_one_line_before_ray_starts(
+    name: str, flags: tuple[str, ...], message: str, start: Start
+) -> None:
+    last_of_each = dict(zip(flags[::2], flags[1::2], strict=True))
+    ended = start(name, *(text for pair in last_of_each.items() for text in pair))
+    assert ended.code == 2
+    assert re.search(rf"^error: .*{message}", ended.err)
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("train_alignment", ("--training.batch-size", "1"), "at least 2 images a worker"),
+        ("train_alignment", ("--training.optimizer", "adagrad"), "invalid choice 'adagrad'"),
+        ("train_mrnn", ("--captioner.dropout", "1"), r"dropout must be in [0, 1), got 1.0"),
+        ("tune", ("--search.margin", "2", "1"), "margin must be two numbers, 0 < low < high"),
+        ("pipeline", ("--snippets.beta", "-1"), "SnippetConfig.beta must be >= 0, got -1.0"),
+        ("pipeline", ("--captions.beam-size", "x"), "--captions.beam-size"),
+        ("pipeline", ("--captoins.beam-size", "3"), "--captoins.beam-size"),
+    ],
+)
+def test_wrong_values_are_named(
+    name: str, flags: tuple[str, ...], message: str, start: Start
+) -> None:
+    ended = start(name, *NEEDED[name], *flags)
+    assert ended.code == 2
+    assert message in " ".join(ended.err.replace("│", " ").split())
+
+
+def test_a_setting_without_a_value_in_a_file_keeps_its_default(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("out: there\nscenes:\n  train:\n  seed: 3\n")
+    settings = importlib.import_module("jobs.generate_scenes").JobConfig
+    config = parse(settings, description="", argv=["--config", str(tmp_path / "job.yaml")])
+    assert config == settings(out="there", scenes=type(settings(out="").scenes)(seed=3))
+
+
+SCENES = ("--scenes.train", "2", "--scenes.dev", "1", "--scenes.test", "1")
+
+
+def test_scenes_are_drawn_and_read(start: Start, here: Path) -> None:
+    assert start("generate_scenes", "--out", "scenes", *SCENES).code == 0
+    read = ("read_corpus", "--corpus", "scenes", "--out", "tables")
+    assert start(*read).code == 0
+    images = storage.read_table("tables/images", schema.IMAGES)
+    assert sorted(images["split"].to_pylist()) == ["dev", "test", "train", "train"]
+    assert len(storage.read_table("tables/sentences", schema.SENTENCES)) == 20
+    made = (here / "tables" / "images" / "part-00000.parquet").stat().st_mtime_ns
+    assert start(*read).code == 0  # done is done
+    assert (here / "tables" / "images" / "part-00000.parquet").stat().st_mtime_ns == made
+
+    ended = start(*read, "--reader.max-train", "1")
+    assert ended.code == 2
+    assert "was begun with another reader.max_train: 0 before, 1 now" in ended.err
+
+
+def test_a_folder_that_is_no_corpus(start: Start, here: Path) -> None:
+    (here / "notes").mkdir()
+    ended = start("read_corpus", "--corpus", "notes", "--out", "tables")
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err
+
+
+def test_an_output_whose_first_write_was_killed_can_be_begun(start: Start, here: Path) -> None:
+    assert start("generate_scenes", "--out", "scenes", *SCENES).code == 0
+    left = here / "tables" / "images" / "__job.json.0123abcd.partial"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    assert start("read_corpus", "--corpus", "scenes", "--out", "tables").code == 0
+
+
+@pytest.mark.usefixtures("no_java")
+def test_evaluate_measures_what_there_is(
+    start: Start, run: Path, here: Path, regions: pa.Table, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ended = start("evaluate", "--run", str(run))
+    assert ended.code == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics.keys() == {"retrieval", "grounding", "captions"}
+    assert (metrics["grounding"], metrics["captions"]) == (None, None)
+    assert (metrics["retrieval"]["images"], metrics["retrieval"]["sentences"]) == (2, 4)
+    assert "Retrieval (2 images, 4 sentences" in caplog.text
+    assert not (run / "gallery").exists()
+
+    captions = CaptionRegions(CaptionConfig(beam_size=1), str(run / "mrnn"))(regions)
+    storage.write_table(str(run / "captions"), captions)
+    storage.commit(str(run / "captions"), {"rows": len(captions)})
+    assert start("evaluate", "--run", str(run), "--split", "train").code == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["retrieval"]["image_search"]["r1"] == 100.0
+    assert metrics["captions"]["images"] == 2
+    assert metrics["captions"]["nearest_neighbour"]["bleu1"] > metrics["captions"]["bleu1"]
+    page = (run / "gallery" / "index.html").read_text()
+    assert "dog.jpg" in page
+    assert "pair.jpg" not in page  # of the test split
+
+
+def test_evaluate_refuses_a_model_that_is_none(start: Start, run: Path, here: Path) -> None:
+    shutil.rmtree(run / "alignment")
+    shutil.copytree(run / "mrnn", run / "alignment")
+    ended = start("evaluate", "--run", str(run))
+    assert ended.code == 2
+    assert "alignment holds MultimodalRNN, but AlignmentModel is needed" in ended.err
+
+
+def test_what_was_written_is_told_by_status(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    launch.log_written("there", Written(5, {"ok": 2, "missing": 1, "corrupt": 2}))
+    launch.log_written("here", Written(1, {"ok": 1}))
+    assert "there: 5 rows, failed: 2 corrupt, 1 missing" in caplog.text
+    assert "here: 1 rows, all good" in caplog.text
