@@ -41,7 +41,7 @@ from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.regions import RegionConfig
 from vsa_ray.snippets import SnippetConfig
 from vsa_ray.tracking import Run
-from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.config import TrainConfig
 from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")

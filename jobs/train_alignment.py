@@ -19,7 +19,8 @@ from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
-from vsa_ray.training.loop import TrainConfig, train
+from vsa_ray.training.config import TrainConfig
+from vsa_ray.training.loop import train
 from vsa_ray.training.tasks import AlignmentTask, Metrics, Moments
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 

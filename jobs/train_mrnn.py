@@ -21,7 +21,8 @@ from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import Output, origin
 from vsa_ray.texts import Text
 from vsa_ray.tracking import Run
-from vsa_ray.training.loop import TrainConfig, train
+from vsa_ray.training.config import TrainConfig
+from vsa_ray.training.loop import train
 from vsa_ray.training.tasks import CaptionTask, Metrics, Moments
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 

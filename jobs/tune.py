@@ -18,7 +18,7 @@ from jobs.launch import launch
 from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import to_yaml
-from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.tasks import AlignmentTask
 from vsa_ray.tuning import SearchConfig, Settings, search
 from vsa_ray.vocabulary import VocabularyConfig

@@ -35,14 +35,18 @@ def of_sentences(sentences: pa.Table) -> Iterator[Text]:
 
 
 def of_snippets(snippets: pa.Table) -> Iterator[Text]:
-    """The texts of a `snippets` table."""
+    """The texts of a `snippets` table, but for those on region 0.
+
+    What is said of a whole image is its sentences; pieces of them would teach to stop early.
+    """
     names = ("image_id", "sentence_id", "words", "snippets")
     for image_id, sentence_id, words, found in zip(
         *(snippets[name].to_pylist() for name in names), strict=True
     ):
         for snippet in found:
-            run = words[snippet["first"] : snippet["stop"]]
-            yield image_id, sentence_id, snippet["region"], run
+            if snippet["region"] != 0:
+                run = words[snippet["first"] : snippet["stop"]]
+                yield image_id, sentence_id, snippet["region"], run
 
 
 def known(texts: Iterator[Text], vocabulary: Vocabulary) -> Iterator[Text]:

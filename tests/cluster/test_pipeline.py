@@ -15,7 +15,7 @@ from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.corpora import ReaderConfig, SceneConfig, generate_scenes
 from vsa_ray.mrnn import CaptionerConfig
-from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.config import TrainConfig
 from vsa_ray.vocabulary import VocabularyConfig
 
 pytestmark = pytest.mark.cluster

@@ -11,7 +11,7 @@ from vsa_ray import checkpoints, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import OutputError
-from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.config import TrainConfig
 from vsa_ray.vocabulary import VocabularyConfig
 
 pytestmark = pytest.mark.cluster

@@ -10,7 +10,7 @@ import pytest
 from jobs import train_alignment, tune
 from vsa_ray import config, storage, tracking
 from vsa_ray.alignment import AlignmentConfig
-from vsa_ray.training.loop import TrainConfig
+from vsa_ray.training.config import TrainConfig
 from vsa_ray.tuning import SearchConfig
 from vsa_ray.vocabulary import VocabularyConfig
 

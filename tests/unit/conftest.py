@@ -7,10 +7,14 @@ word t.
 
 from __future__ import annotations
 
+import runpy
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -127,6 +131,8 @@ def captioner(vocabulary: Vocabulary) -> Captioner:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store with its tables, to be copied: making them takes seconds."""
+    import mlflow  # as long again, which most tests need not wait for
+
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -161,3 +167,34 @@ def run(
         checkpoints.save(str(folder / name), trained.model, trained.vocabulary)
         storage.commit(str(folder / name), {"best": {}})
     return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job went."""
+
+    code: Any
+    out: str
+    err: str
+
+
+@pytest.fixture
+def start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """`python -m jobs.NAME FLAGS` in this process; exit code "Ray" where Ray would start."""
+
+    def starts() -> None:
+        raise SystemExit("Ray")
+
+    def job(name: str, *flags: str) -> Ended:
+        monkeypatch.setattr("jobs.launch.start_ray", starts)
+        monkeypatch.setattr("sys.argv", [f"jobs/{name}.py", *flags])
+        monkeypatch.delitem(sys.modules, f"jobs.{name}", raising=False)  # or runpy warns
+        try:
+            runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            return Ended(stop.code, *capsys.readouterr())
+        return Ended(0, *capsys.readouterr())
+
+    return job

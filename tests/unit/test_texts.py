@@ -56,10 +56,11 @@ def test_snippets_are_the_words_of_their_run() -> None:
         "sentence_id": "a#0",
         "image_id": "a",
         "split": "train",
-        "words": ["a", "red", "ball", "here"],
+        "words": ["a", "red", "ball", "here", "outside"],
         "snippets": [
             {"region": 2, "box": box, "first": 0, "stop": 3, "score": 1.0},
             {"region": 1, "box": box, "first": 3, "stop": 4, "score": 1.0},
+            {"region": 0, "box": box, "first": 4, "stop": 5, "score": 1.0},
         ],
     }
     table = pa.Table.from_pylist([row], schema=schema.SNIPPETS)

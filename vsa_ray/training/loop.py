@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import ray.data
@@ -31,6 +31,7 @@ from vsa_ray import checkpoints, storage
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering
+from vsa_ray.training.config import TrainConfig, learning_rate, make_optimizer
 from vsa_ray.training.tasks import Metrics, Model, Pair, Task
 
 logger = logging.getLogger(__name__)
@@ -39,54 +40,6 @@ CHECKPOINTS = "_train"
 """Ray's own storage of a run, below its output; removed when the model is committed."""
 
 MAX_FAILURES = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    epochs: int = 20
-    """Passes over the training images."""
-
-    batch_size: int = 100
-    """Images of a global batch, over all workers."""
-
-    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
-    """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
-
-    learning_rate: float = 3e-4
-    """Of the first epoch."""
-
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """cosine falls from learning_rate to 0 over all epochs."""
-
-    weight_decay: float = 0.0
-    """Share of every weight that is taken off it a step, times the learning rate."""
-
-    max_gradient: float = 5.0
-    """Every element of a gradient is cut at plus and minus this (the paper: important)."""
-
-    num_workers: int = 1
-    """Processes, one a GPU, or sharing the CPUs."""
-
-    seed: int = 0
-    """Of the first weights, the order of the images, their sentences, and dropout."""
-
-    shuffle_images: int = 4_000
-    """Images that a worker holds to shuffle within; all of a small corpus, so a full shuffle."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "num_workers", "shuffle_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_gradient"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"TrainConfig.weight_decay must be >= 0, got {self.weight_decay}")
-        if self.batch_size < 2 * self.num_workers:
-            raise ValueError(
-                f"TrainConfig.batch_size must be at least 2 images a worker, got {self.batch_size} "
-                f"for {self.num_workers}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +141,7 @@ def _work(settings: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)  # the same weights on every worker
     model = task.build()
     loss_of = ray.train.torch.prepare_model(_Loss(task, model))
-    optimizer = _optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     images = ray.train.get_dataset_shard("train")
     for epoch in range(_resume(model, optimizer), config.epochs):
         started = time.monotonic()
@@ -217,7 +170,7 @@ def _epoch(
     # Dropout differs between workers and epochs, and is the same again after a restart.
     torch.manual_seed((config.seed * 10_007 + epoch) * 1_009 + gathering.rank())
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(config, epoch)
+        group["lr"] = learning_rate(config, epoch)
     loss_of.train()
     total, batches = torch.zeros((), device=device), 0
     for table in images.iter_batches(
@@ -241,27 +194,6 @@ def _epoch(
             f"({config.learning_rate}) or max_gradient ({config.max_gradient})"
         )
     return loss
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters, decay = model.parameters(), config.weight_decay
-    match config.optimizer:
-        case "adam":
-            return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
-        case "sgd":
-            return torch.optim.SGD(
-                parameters, lr=config.learning_rate, momentum=0.9, weight_decay=decay
-            )
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                parameters, lr=config.learning_rate, alpha=0.999, weight_decay=decay
-            )
-
-
-def _learning_rate(config: TrainConfig, epoch: int) -> float:
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def _checkpoint(

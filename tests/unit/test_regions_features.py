@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from vsa_ray.images import Pixels
+from vsa_ray.regions import RegionConfig
+from vsa_ray.regions.batching import alike
+from vsa_ray.regions.features import (
+    SAMPLES,
+    RegionFeatures,
+    input_size,
+    make_backbone,
+    with_folded_norms,
+)
+
+CPU = torch.device("cpu")
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    """Blots of colour, as large as an eighth of the picture."""
+    rng = np.random.default_rng(seed)
+    blots = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    return np.asarray(blots.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def whole(image: Pixels) -> np.ndarray:
+    return np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def describe() -> RegionFeatures:
+    return RegionFeatures(RegionConfig(image_side=128), CPU)
+
+
+def test_alike() -> None:
+    assert list(alike("abacaba", 2)) == [[0, 2], [4, 6], [1, 5], [3]]
+    assert list(alike([], 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(240, 320, (288, 384)), (320, 240, (384, 288)), (500, 333, (384, 256)), (1, 1, (384, 384))],
+)
+def test_input_size(height: int, width: int, expected: tuple[int, int]) -> None:
+    assert input_size(np.zeros((height, width, 3), np.uint8), 384) == expected
+
+
+def test_input_size_of_a_strip() -> None:
+    assert input_size(np.zeros((5000, 3, 3), np.uint8), 384) == (384, 32)
+
+
+def test_a_feature_is_the_mean_of_points_of_its_region(describe: RegionFeatures) -> None:
+    """RoIAlign written as loops: bilinear at SAMPLES x SAMPLES points, centres of cells at .5."""
+    image = noise(96, 128)
+    box = [20.0, 10.0, 100.0, 90.0]
+    (feature_RF,) = describe([image], [np.array([box], np.float32)])
+    map_Fhw = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0].numpy()
+    h, w = map_Fhw.shape[1:]
+    expected_F = np.zeros(len(map_Fhw))
+    for row in range(SAMPLES):
+        for column in range(SAMPLES):
+            y = (box[1] + (row + 0.5) / SAMPLES * (box[3] - box[1])) * h / 96 - 0.5
+            x = (box[0] + (column + 0.5) / SAMPLES * (box[2] - box[0])) * w / 128 - 0.5
+            y, x = max(y, 0), max(x, 0)
+            top, left = math.floor(y), math.floor(x)
+            for r, share_y in ((top, 1 - y + top), (top + 1, y - top)):
+                for c, share_x in ((left, 1 - x + left), (left + 1, x - left)):
+                    cell_F = map_Fhw[:, min(r, h - 1), min(c, w - 1)]
+                    expected_F += cell_F * share_y * share_x / SAMPLES**2
+    np.testing.assert_allclose(feature_RF[0], expected_F, atol=2e-3)
+
+
+def test_a_feature_speaks_of_its_own_region(describe: RegionFeatures) -> None:
+    left = np.full((128, 128, 3), (220, 30, 20), np.uint8)  # plain red
+    right = np.zeros((128, 128, 3), np.uint8)
+    right[::8] = 255  # striped
+    both = np.hstack([left, right])
+    halves = np.array([[0, 0, 128, 128], [128, 0, 256, 128]], np.float32)
+    (of_both,) = describe([both], [halves])
+    (of_left,), (of_right,) = describe([left, right], [whole(left), whole(right)])
+    cosine = torch.nn.functional.cosine_similarity
+    alone = torch.from_numpy(np.stack([of_left, of_right])).float()
+    similar = cosine(torch.from_numpy(of_both).float()[:, None], alone[None], dim=2)
+    assert similar[0, 0] > similar[0, 1]
+    assert similar[1, 1] > similar[1, 0]
+
+
+def test_features_do_not_depend_on_the_batch(describe: RegionFeatures) -> None:
+    pictures = [noise(96, 128, 1), noise(128, 96, 2), noise(96, 128, 3), noise(50, 200, 4)]
+    boxes = [np.vstack([whole(p), whole(p) / 2]) for p in pictures]
+    together = describe(pictures, boxes)
+    for picture, box, rows in zip(pictures, boxes, together, strict=True):
+        assert rows.dtype == np.float16
+        assert rows.shape == (2, describe.feature_dim) == (2, 1280)
+        np.testing.assert_array_equal(describe([picture], [box])[0], rows)
+
+
+def test_features_of_nothing(describe: RegionFeatures) -> None:
+    assert describe([], []) == []
+
+
+def test_folding_batch_norms_changes_nothing() -> None:
+    model = make_backbone(RegionConfig())
+    folded = with_folded_norms(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    batch = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(batch), model(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_folding_leaves_a_network_whose_norms_come_in_another_order() -> None:
+    class NormFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3)
+            self.norm = nn.BatchNorm2d(3)
+            self.norm.running_mean = torch.tensor([0.3, -0.5, 0.1])
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.conv(self.norm(batch))
+            return out.relu()
+
+    model = NormFirst().eval()
+    assert with_folded_norms(model) is model

@@ -1,0 +1,80 @@
+"""How a training steps: settings, optimizer, schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    epochs: int = 20
+    """Passes over the training images."""
+
+    batch_size: int = 100
+    """Images of a global batch, over all workers."""
+
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
+
+    learning_rate: float = 3e-4
+    """Of the first epoch."""
+
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """cosine falls from learning_rate to 0 over all epochs."""
+
+    weight_decay: float = 0.0
+    """Share of every weight that is taken off it a step, times the learning rate."""
+
+    max_gradient: float = 5.0
+    """Every element of a gradient is cut at plus and minus this (the paper: important)."""
+
+    num_workers: int = 1
+    """Processes, one a GPU, or sharing the CPUs."""
+
+    seed: int = 0
+    """Of the first weights, the order of the images, their sentences, and dropout."""
+
+    shuffle_images: int = 4_000
+    """Images that a worker holds to shuffle within; all of a small corpus, so a full shuffle."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "num_workers", "shuffle_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_gradient"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise ValueError(f"TrainConfig.weight_decay must be >= 0, got {self.weight_decay}")
+        if self.batch_size < 2 * self.num_workers:
+            raise ValueError(
+                f"TrainConfig.batch_size must be at least 2 images a worker, got {self.batch_size} "
+                f"for {self.num_workers}"
+            )
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters, decay = model.parameters(), config.weight_decay
+    match config.optimizer:
+        case "adam":
+            return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(
+                parameters, lr=config.learning_rate, momentum=0.9, weight_decay=decay
+            )
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                parameters, lr=config.learning_rate, alpha=0.999, weight_decay=decay
+            )
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Of one epoch, counted from 0."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
