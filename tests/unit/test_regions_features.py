@@ -76,21 +76,6 @@ def test_a_feature_is_the_mean_of_points_of_its_region(describe: RegionFeatures)
     np.testing.assert_allclose(feature_RF[0], expected_F, atol=2e-3)
 
 
-def test_a_feature_speaks_of_its_own_region(describe: RegionFeatures) -> None:
-    left = np.full((128, 128, 3), (220, 30, 20), np.uint8)  # plain red
-    right = np.zeros((128, 128, 3), np.uint8)
-    right[::8] = 255  # striped
-    both = np.hstack([left, right])
-    halves = np.array([[0, 0, 128, 128], [128, 0, 256, 128]], np.float32)
-    (of_both,) = describe([both], [halves])
-    (of_left,), (of_right,) = describe([left, right], [whole(left), whole(right)])
-    cosine = torch.nn.functional.cosine_similarity
-    alone = torch.from_numpy(np.stack([of_left, of_right])).float()
-    similar = cosine(torch.from_numpy(of_both).float()[:, None], alone[None], dim=2)
-    assert similar[0, 0] > similar[0, 1]
-    assert similar[1, 1] > similar[1, 0]
-
-
 def test_features_do_not_depend_on_the_batch(describe: RegionFeatures) -> None:
     pictures = [noise(96, 128, 1), noise(128, 96, 2), noise(96, 128, 3), noise(50, 200, 4)]
     boxes = [np.vstack([whole(p), whole(p) / 2]) for p in pictures]
