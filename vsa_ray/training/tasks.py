@@ -212,10 +212,10 @@ class CaptionTask:
 
     def evaluate(self, model: MultimodalRNN) -> Metrics:
         regions = storage.read_table(self.regions, schema.REGIONS, split="dev")
-        perplexity = self._perplexity(model, attach(regions, self.dev_texts))
+        images = attach(regions, self.dev_texts)
+        perplexity = self._perplexity(model, images)
         if not self.has_sentences:
             return {"dev/score": -perplexity, "dev/perplexity": perplexity}
-        images = attach(regions, self.dev_texts)
         captions = evaluation.write_captions(
             model, self.vocabulary, batches.whole_image_features(images), beam_size=1
         )
@@ -234,14 +234,12 @@ class CaptionTask:
 
 
 def _sentences(images: pa.Table) -> list[list[list[str]]]:
-    """Of each image's texts the sentences: the longest of each id, for snippets are parts of it."""
-    sentences = []
-    for ids, texts in zip(images["text_ids"].to_pylist(), images["texts"].to_pylist(), strict=True):
-        longest: dict[str, list[str]] = {}
-        for sentence_id, words in zip(ids, texts, strict=True):
-            longest[sentence_id] = max(longest.get(sentence_id, []), words, key=len)
-        sentences.append(list(longest.values()))
-    return sentences
+    """Of each image's texts the sentences: those of the whole image."""
+    columns = images["texts"].to_pylist(), images["text_regions"].to_pylist()
+    return [
+        [words for words, region in zip(texts, regions, strict=True) if region == 0]
+        for texts, regions in zip(*columns, strict=True)
+    ]
 
 
 def _tokens(batch: Pair) -> int:
