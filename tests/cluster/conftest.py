@@ -25,7 +25,7 @@ FEATURE_DIM = 16
 def cluster(
     tmp_path_factory: pytest.TempPathFactory, s3_server: dict[str, str]
 ) -> Iterator[ray.runtime_context.RuntimeContext]:
-    """One Ray on this machine. Its CPUs are logical: enough for two workers and their data.
+    """One Ray on this machine. Two CPUs, as the smallest machine has.
 
     Its workers have the environment of its start, so the S3 server's is set here.
     """
@@ -36,7 +36,7 @@ def cluster(
     # Not below pytest's own folder: a socket's path has to be short.
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         context = ray.init(
-            num_cpus=4,
+            num_cpus=2,
             _temp_dir=folder,
             dashboard_host="127.0.0.1",
             dashboard_port=0,
@@ -45,6 +45,7 @@ def cluster(
             logging_level=logging.WARNING,
         )
         start_ray()
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # the S3 server's every request
         yield context
         ray.shutdown()
     patch.undo()

@@ -21,7 +21,7 @@ from vsa_ray.vocabulary import VocabularyConfig
 pytestmark = pytest.mark.cluster
 
 SCENES = SceneConfig(train=16, dev=4, test=6)
-MISSING, BROKEN = "test-00000.jpg", "train-00003.jpg"
+BROKEN = "train-000003.jpg"
 
 
 @pytest.fixture(scope="module")
