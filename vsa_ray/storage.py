@@ -142,8 +142,9 @@ def write_json(uri: str, value: object) -> None:
 
 def read_json(uri: str) -> Any:
     """Raises StorageError where the file is not JSON."""
+    data = read_bytes(uri)  # its own errors name no credentials; the one below names the URI
     try:
-        return json.loads(read_text(uri))
+        return json.loads(data)
     except ValueError as error:
         raise StorageError(f"{uri}: not a JSON file ({error})") from error
 

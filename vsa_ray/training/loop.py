@@ -154,7 +154,8 @@ def _work(settings: dict[str, Any]) -> None:
             work.run.metrics(metrics, step=epoch + 1)
             work.progress.put(metrics)
             checkpoint = _checkpoint(model, optimizer, task, epoch)
-        ray.train.report(metrics, checkpoint=checkpoint)  # every worker has to
+        # Every worker has to report.
+        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
 
 
 def _epoch(
