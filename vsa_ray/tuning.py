@@ -92,7 +92,7 @@ def search(
         trial(settings, [TuneReportCallback()])  # type: ignore[no-untyped-call]
 
     # The trial itself only waits for its workers, which ask for their own resources.
-    trainable = ray.tune.with_resources(run, {"CPU": 0})
+    trainable = ray.tune.with_resources(run, {"CPU": 0.1})
     if ray.tune.Tuner.can_restore(experiment, storage_filesystem=filesystem):
         tuner = ray.tune.Tuner.restore(
             experiment, trainable, resume_errored=True, storage_filesystem=filesystem

@@ -110,11 +110,11 @@ def train(
 
 
 def _scaling(num_workers: int) -> ray.train.ScalingConfig:
-    """A GPU a worker; without any, the CPUs, but for one that is left to reading the data."""
+    """A GPU a worker; without any, the CPUs, but for what data and a trial of Tune need."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if resources.get("GPU", 0) >= num_workers:
         return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=True)
-    cpus = min(1.0, (resources.get("CPU", 1) - 1) / num_workers)
+    cpus = min(1.0, max(0.0, resources.get("CPU", 1) - 1.25) / num_workers)
     return ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": cpus})
 
 
