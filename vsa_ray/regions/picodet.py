@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from vsa_ray import storage
 from vsa_ray.images import Pixels
@@ -22,6 +23,12 @@ MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 """Of ImageNet, RGB."""
 
+NOT_A_MODEL = (
+    onnxruntime_errors.InvalidArgument,
+    onnxruntime_errors.InvalidGraph,
+    onnxruntime_errors.InvalidProtobuf,
+)
+
 
 class PicoDet:
     """A `Detector`.
@@ -31,16 +38,13 @@ class PicoDet:
     """
 
     def __init__(self, config: RegionConfig, threads: int) -> None:
+        """Raises ValueError where the weights are no such model, or the names not its own."""
         self.config = config
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = threads
-        options.log_severity_level = 3  # older exporters cause a warning for every weight
-        self._session = onnxruntime.InferenceSession(
-            storage.read_bytes(config.weights), options, providers=["CPUExecutionProvider"]
-        )
-        (self._input,) = self._session.get_inputs()
-        self._side = int(self._input.shape[2])
-        self._labels = self._class_names()
+        self._session = open_model(config.weights, threads)
+        (network_input,) = self._session.get_inputs()
+        self._input: str = network_input.name
+        self._side: int = network_input.shape[2]
+        self._labels = class_names(config.weights, self._session.get_outputs()[0].shape[2])
 
     def __call__(self, images: list[Pixels]) -> list[Detections]:
         return [self._detect(image) for image in images]
@@ -48,7 +52,7 @@ class PicoDet:
     def _detect(self, image: Pixels) -> Detections:
         square = resize(image, self._side, self._side).permute(1, 2, 0).numpy()
         network_input = ((square - MEAN) / STD).transpose(2, 0, 1)[None]
-        outputs = self._session.run(None, {self._input.name: np.ascontiguousarray(network_input)})
+        outputs = self._session.run(None, {self._input: np.ascontiguousarray(network_input)})
         levels = len(outputs) // 2
         decoded = [
             decode_level(scores[0], distances[0], self._side, self.config.min_score)
@@ -64,29 +68,54 @@ class PicoDet:
             self.config,
         )
 
-    def _class_names(self) -> list[str]:
-        """Raises ValueError where the model is of another kind, or the names are not its."""
-        shapes = [output.shape for output in self._session.get_outputs()]
-        half = len(shapes) // 2
-        if half == 0 or any(
-            scores[1] != distances[1] or distances[2] % 4 or scores[2] != shapes[0][2]
-            for scores, distances in zip(shapes[:half], shapes[half:], strict=True)
-        ):
-            raise ValueError(
-                f"{self.config.weights}: not PicoDet's outputs (scores of every stride, then box "
-                f"distributions of every stride), but {shapes}; export it without NMS"
+
+def open_model(uri: str, threads: int) -> onnxruntime.InferenceSession:
+    """Raises ValueError where it is not a model, or of another layout."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = 3  # older exporters cause a warning for every weight
+    data = storage.read_bytes(uri)
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except NOT_A_MODEL as error:
+        raise ValueError(f"{uri}: not an ONNX model ({error})") from error
+    inputs = [tensor.shape for tensor in session.get_inputs()]
+    outputs = [tensor.shape for tensor in session.get_outputs()]
+    if not is_layout(inputs, outputs):
+        raise ValueError(
+            f"{uri}: inputs {inputs} and outputs {outputs} are not PicoDet's (an image; scores of "
+            "every stride; box distributions of every stride); export it without its NMS"
+        )
+    return session
+
+
+def is_layout(inputs: list[list[int]], outputs: list[list[int]]) -> bool:
+    """Whether tensors of these shapes are what the module's docstring says."""
+    half = len(outputs) // 2
+    scores, distances = outputs[:half], outputs[half:]
+    match inputs:
+        case [[_, 3, int(height), int(width)]] if height == width:
+            return (
+                len(outputs) == 2 * half > 0
+                and all(len(shape) == 3 for shape in outputs)
+                and all(s[1] == d[1] for s, d in zip(scores, distances, strict=True))
+                and len({s[2] for s in scores}) == len({d[2] for d in distances}) == 1
+                and distances[0][2] % 4 == 0
             )
-        file = str(self.config.weights).removesuffix(PurePosixPath(self.config.weights).suffix)
-        if storage.exists(f"{file}.names"):
-            names = storage.read_text(f"{file}.names").splitlines()
-        else:
-            names = coco_names()
-        if len(names) != shapes[0][2]:
-            raise ValueError(
-                f"{self.config.weights}: {shapes[0][2]} classes, but {len(names)} names; "
-                f"write its names to {file}.names, one a line"
-            )
-        return names
+        case _:
+            return False
+
+
+def class_names(uri: str, classes: int) -> list[str]:
+    """Raises ValueError where there are not as many names as classes."""
+    file = f"{uri.removesuffix(PurePosixPath(uri).suffix)}.names"
+    names = storage.read_text(file).splitlines() if storage.exists(file) else coco_names()
+    if len(names) != classes:
+        raise ValueError(
+            f"{uri}: {classes} classes, but {len(names)} names; write its names to {file}, "
+            "one a line"
+        )
+    return names
 
 
 def decode_level(

@@ -31,8 +31,8 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
             tensors: dict[str, Tensor] = safetensors.torch.load(data)
         else:
             tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{uri}: no state dict can be read from it ({error})") from error
+    except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{uri}: no state dict can be read from it ({error!r})") from error
     if not isinstance(tensors, dict):
         raise ValueError(f"{uri}: holds a {type(tensors).__name__}, not a dict of tensors")
     return tensors
