@@ -49,7 +49,8 @@ class SelectiveSearch:
         found = np.asarray(search.process(), np.float32)  # (n, 4): x, y, width, height
         share = found[:, 2] * found[:, 3] / (size[0] * size[1])
         # Specks, and what the whole-image region covers already.
-        found, share = (a[(share >= 0.005) & (share <= 0.9)] for a in (found, share))
+        kept = (share >= 0.005) & (share <= 0.9)
+        found, share = found[kept], share[kept]
         if len(found) == 0:
             return select([], [], [], image, self.config)
         boxes = torch.from_numpy(np.hstack([found[:, :2], found[:, :2] + found[:, 2:]]))
