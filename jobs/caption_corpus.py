@@ -65,7 +65,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Written:
     if config.images:
         settings |= {"loading": config.loading, "regions": config.regions}
         images = detect_regions.images_of(config.images)
-        source, stages = datasets.from_table(images), detect_regions.stages(config)
+        source, stages = datasets.from_table(images), detect_regions.stages(config, models=2)
     else:
         images = storage.read_table(config.regions_table, schema.REGIONS, columns=["image_id"])
         source, stages = datasets.read(config.regions_table), []
@@ -73,7 +73,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Written:
         mapper=CaptionRegions,
         args=(config.captions, storage.absolute(config.mrnn)),
         batch_size=config.batch_size,
-        **datasets.model_workers(config.num_actors),
+        **datasets.model_workers(config.num_actors, stages=2 if config.images else 1),
     )
     made_from = origin("caption_corpus", inputs, **settings)
     output = TableOutput(uri=config.out, made_from=made_from)

@@ -70,15 +70,18 @@ def images_of(uri: str) -> pa.Table:
     return read_corpus(uri, ReaderConfig(format="folder")).images
 
 
-def stages(config: Any) -> list[Stage]:
-    """Images to regions. `config` has the fields of this job."""
+def stages(config: Any, *, models: int = 1) -> list[Stage]:
+    """Images to regions. `config` has the fields of this job.
+
+    `models` counts the stages of the whole plan that hold a model.
+    """
     return [
         Stage(mapper=LoadImages, args=(config.loading,), batch_size=config.batch_size),
         Stage(
             mapper=DetectRegions,
             args=(config.regions,),
             batch_size=config.batch_size,
-            **datasets.model_workers(config.num_actors),
+            **datasets.model_workers(config.num_actors, stages=models),
         ),
     ]
 

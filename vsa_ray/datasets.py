@@ -70,18 +70,22 @@ def configure() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says: no bars
 
 
-def model_workers(actors: int = 0) -> dict[str, Any]:
+def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
     """What a stage with a model gets of this cluster: an actor a GPU, or else one a CPU.
 
     Logical CPUs only order who may start: one is always left to the tasks that feed the actors
     (Ray's own listing task asks for a whole one), or nothing would ever move.
+
+    Args:
+        actors: how many, instead.
+        stages: of one plan that hold a model; they share GPUs and CPUs.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     if gpus:
-        return {"actors": actors or gpus, "num_cpus": 1.0, "num_gpus": 1.0}
+        return {"actors": actors or gpus, "num_cpus": 1.0 / stages, "num_gpus": 1.0 / stages}
     actors = min(actors or cpus, cpus)
-    return {"actors": actors, "num_cpus": min(1.0, (cpus - 1) / actors)}
+    return {"actors": actors, "num_cpus": min(1.0, (cpus - 1) / actors) / stages}
 
 
 def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
