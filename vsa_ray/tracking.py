@@ -90,17 +90,19 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
 
     Args:
         settings: logged as parameters, nested ones by dotted names.
-        parent: the run that this one is shown under.
+        parent: the run that this one is shown under, in the same store: a trial of a search has a
+            working directory of its own.
 
     Raises:
         MlflowException: there is no store, or it cannot be reached.
     """
-    client = _client(store())
+    uri = parent.uri if parent else store()
+    client = _client(uri)
     tags = {"mlflow.runName": name, "mlflow.parentRunId": parent.run_id if parent else ""}
     created = client.create_run(
         _experiment(client), tags={key: value for key, value in tags.items() if value}
     )
-    current = Run(store(), created.info.run_id)
+    current = Run(uri, created.info.run_id)
     current.params(settings)
     versions = {f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS}
     current.tags({**versions, "machine": platform.platform(), "python": platform.python_version()})

@@ -17,14 +17,16 @@ from vsa_ray.vocabulary import VocabularyConfig
 pytestmark = pytest.mark.cluster
 
 
-def alignment_job(run: Path, **training: int) -> train_alignment.JobConfig:
+def alignment_job(run: Path, **training: float) -> train_alignment.JobConfig:
     return train_alignment.JobConfig(
         regions=str(run / "regions"),
         sentences=str(run / "sentences"),
         out=str(run / "alignment"),
         vocabulary=VocabularyConfig(min_count=2),
         alignment=AlignmentConfig(embed_dim=32, hidden_dim=16, word_dim=16, dropout=0.0),
-        training=TrainConfig(**{"epochs": 12, "batch_size": 10, **training}),
+        training=TrainConfig(
+            **{"epochs": 12, "batch_size": 10, "learning_rate": 0.001, **training}
+        ),
     )
 
 

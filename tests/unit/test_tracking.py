@@ -142,3 +142,15 @@ def test_a_store_that_is_dead_from_the_start_is_an_error(
         tracking.run("training", {}),
     ):
         pytest.fail("the job has started")
+
+
+def test_a_child_goes_to_its_parents_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Tune runs every trial in a folder of its own, where the default store would be another."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "trial").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with tracking.run("search", {}) as parent:
+        monkeypatch.chdir(tmp_path / "trial")
+        with tracking.run("trial", {}, parent=parent) as child:
+            assert child.uri == parent.uri
+    assert not (tmp_path / "trial" / "mlflow.db").exists()
