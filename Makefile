@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 CORPUS := runs/scenes
 DEMO := runs/demo
 
-.PHONY: help setup demo test cluster check lock clean
+.PHONY: help setup demo test unit check lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,11 +22,11 @@ demo: setup ## Run the whole system on generated pictures, into runs/demo
 	$(RUN) -m jobs.generate_scenes --config jobs/configs/demo_scenes.yaml --out $(CORPUS)
 	$(RUN) -m jobs.pipeline --config jobs/configs/demo.yaml --corpus $(CORPUS) --out $(DEMO)
 
-test: setup ## Run the tests but those that start Ray
-	$(RUN) -m pytest -m "not cluster"
+test: setup ## Run every test that this machine can run
+	$(RUN) -m pytest
 
-cluster: setup ## Run the tests that start Ray; minutes
-	$(RUN) -m pytest -m cluster
+unit: setup ## Run the tests that need no Ray: a minute
+	$(RUN) -m pytest -m "not cluster"
 
 check: setup ## Lint, formatting and types
 	$(VENV)/bin/ruff check .

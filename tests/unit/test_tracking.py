@@ -145,7 +145,7 @@ def test_a_store_that_is_dead_from_the_start_is_an_error(
 
 
 def test_a_child_goes_to_its_parents_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Tune runs every trial in a folder of its own, where the default store would be another."""
+    """A trial of Ray Tune runs in a folder of its own, where the default store is another."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "trial").mkdir()
     monkeypatch.chdir(tmp_path)
