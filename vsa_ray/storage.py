@@ -2,8 +2,12 @@
 
 A URI is a local path, `file:///path`, or `s3://bucket/key`. Credentials, region and endpoint of S3
 come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL, an instance role, ...), as for every AWS tool; a URI that carries them is refused,
-since URIs end up in logs.
+AWS_ENDPOINT_URL, an instance role, ...), as for every AWS tool; a URI that carries them, as
+s3://key:secret@bucket or in a query, is refused, since URIs end up in logs. Beside that a key is
+taken as it is, with ?, #, % and spaces in it; so is a local path, but `file://` is percent-decoded.
+
+Failures of S3 that pass are waited for (s3.py): reading, listing and writing here bear minutes of
+them.
 
 A stage's output is a directory. Its data files are written first, each under its final name in one
 atomic step; `commit` then writes `_SUCCESS`, a small JSON file that says what was made and from
@@ -15,22 +19,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from vsa_ray import s3
+from vsa_ray.errors import UserError
+
 SUCCESS = "_SUCCESS"
 
+BLOCK_ROWS = 256
+"""Rows that `read_blocks` gives at once."""
 
-class StorageError(ValueError):
+Result = TypeVar("Result")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
+
+_SECRETS = re.compile(
+    r"(?:^|[?&])(access_key|secret_key|session_token|role_arn|external_id|endpoint_override"
+    r"|awsaccesskeyid|x-amz-credential|x-amz-signature|x-amz-security-token)=",
+    re.IGNORECASE,
+)
+"""Of pyarrow's URIs, and of signed ones."""
+
+
+class StorageError(UserError):
     """A URI that does not work, with what to do about it."""
 
 
@@ -38,35 +62,49 @@ def resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The file system of a URI, and the path on it (for S3: "bucket/key").
 
     Raises:
-        StorageError: an unknown scheme, or a URI that carries credentials.
+        StorageError: an unknown scheme, no such path, or a URI that carries credentials.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        if "@" in parts.netloc or parts.query:
-            # '?' would be fine in a key, but pyarrow reads credentials from there.
-            raise StorageError(
-                f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}: credentials and endpoints do "
-                "not belong in a URI; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-                "AWS_ENDPOINT_URL in the environment"
-            )
-        return _bucket(parts.netloc, *_s3_settings()), uri.removeprefix("s3://").rstrip("/")
-    if parts.scheme in ("", "file") or len(parts.scheme) == 1:
-        path = parts.path if parts.scheme == "file" else uri
-        return pyarrow.fs.LocalFileSystem(), str(Path(path).expanduser().resolve())
-    raise StorageError(f"{uri}: scheme {parts.scheme!r} is not known; use a local path or s3://")
+    found = _SCHEME.match(uri)
+    scheme = found[1].lower() if found else ""
+    rest = uri[found.end() :] if found else uri
+    if scheme == "s3":
+        bucket = rest.partition("/")[0]
+        _check_s3(rest)
+        return s3.filesystem(bucket), rest.rstrip("/")
+    if scheme not in ("", "file"):
+        raise StorageError(f"{uri}: scheme {scheme!r} is not known; use a local path or s3://")
+    try:
+        path = Path(unquote(rest) if scheme else rest).expanduser().resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a NUL in it, a loop of links, ...
+        raise StorageError(f"{uri!r}: not a path on this machine ({error})") from error
+    return pyarrow.fs.LocalFileSystem(), str(path)
 
 
-def _s3_settings() -> tuple[str, ...]:
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
-    return tuple(os.environ.get(name, "") for name in names)
+def _check_s3(rest: str) -> None:
+    """Refuse "bucket/key" where it holds what must not be in logs; does not repeat it."""
+    rest, _, query = rest.partition("?")
+    bucket, slash, key = rest.partition("/")
+    if "@" in bucket or _SECRETS.search(query):
+        raise StorageError(
+            f"s3://{bucket.rpartition('@')[2]}{slash}{key}: credentials and endpoints do not "
+            "belong in a URI; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL in "
+            "the environment"
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise StorageError(f"s3://{rest}: {bucket!r} is no name of a bucket; use s3://bucket/key")
 
 
-@lru_cache(maxsize=32)
-def _bucket(name: str, *_settings: str) -> pyarrow.fs.FileSystem:
-    """One client a bucket, since making one takes requests; a new one for other settings."""
-    # from_uri, unlike S3FileSystem(), finds the region of the bucket.
-    filesystem, _ = pyarrow.fs.FileSystem.from_uri(f"s3://{name}/")
-    return filesystem
+def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Result:
+    """`action(filesystem, path)`, patiently: see s3.py.
+
+    Raises:
+        StorageError: a file is where a directory has to be.
+        StorageOutage: storage fails and goes on failing.
+    """
+    try:
+        return s3.patiently(uri, lambda: action(*resolve(uri)))
+    except NotADirectoryError as error:
+        raise StorageError(f"{uri}: a file is where a directory was expected") from error
 
 
 def absolute(uri: str) -> str:
@@ -81,38 +119,45 @@ def join(uri: str, *names: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    filesystem, path = resolve(uri)
-    return filesystem.get_file_info(path).type is not pyarrow.fs.FileType.NotFound
+    return _type(uri) is not pyarrow.fs.FileType.NotFound
 
 
 def is_directory(uri: str) -> bool:
-    filesystem, path = resolve(uri)
-    return filesystem.get_file_info(path).type is pyarrow.fs.FileType.Directory
+    return _type(uri) is pyarrow.fs.FileType.Directory
+
+
+def _type(uri: str) -> pyarrow.fs.FileType:
+    return _on(uri, lambda filesystem, path: filesystem.get_file_info(path).type)
 
 
 def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
     """URIs of the files in a directory, in order of their names; empty where it is missing."""
-    filesystem, path = resolve(uri)
-    selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    scheme = "s3://" if isinstance(filesystem, pyarrow.fs.S3FileSystem) else ""
-    for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.path):
-        if info.is_file:
-            yield scheme + info.path
+    for info in sorted(_listed(uri, recursive=recursive), key=lambda info: info.path):
+        yield ("s3://" if uri.startswith("s3://") else "") + info.path
 
 
 def size(uri: str) -> int:
     """Bytes of all files in a directory."""
-    filesystem, path = resolve(uri)
-    selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
-    return sum(info.size for info in filesystem.get_file_info(selector) if info.is_file)
+    return sum(info.size for info in _listed(uri, recursive=False))
+
+
+def _listed(uri: str, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
+    def listed(filesystem: pyarrow.fs.FileSystem, path: str) -> list[pyarrow.fs.FileInfo]:
+        selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        return [info for info in filesystem.get_file_info(selector) if info.is_file]
+
+    return _on(uri, listed)
 
 
 def read_bytes(uri: str) -> bytes:
     """Raises FileNotFoundError or OSError as the file system does."""
-    filesystem, path = resolve(uri)
-    with filesystem.open_input_stream(path) as stream:
-        data: bytes = stream.read()
-    return data
+
+    def read(filesystem: pyarrow.fs.FileSystem, path: str) -> bytes:
+        with filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read()
+        return data
+
+    return _on(uri, read)
 
 
 def read_text(uri: str) -> str:
@@ -121,19 +166,28 @@ def read_text(uri: str) -> str:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file in one atomic step: a reader sees the old one or the new one, never a part."""
-    filesystem, path = resolve(uri)
-    if isinstance(filesystem, pyarrow.fs.S3FileSystem):
+
+    def write(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
+        if not isinstance(filesystem, pyarrow.fs.S3FileSystem):
+            _write_local(Path(path), data)
+            return
         with filesystem.open_output_stream(path) as stream:  # an upload shows when it is complete
             stream.write(data)
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"_{target.name}.{uuid.uuid4().hex}.partial")
+
+    _on(uri, write)
+
+
+def _write_local(target: Path, data: bytes) -> None:
     try:
-        partial.write_bytes(data)
-        partial.replace(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(*error.args) from error
+    unfinished = target.with_name(f"_{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def write_json(uri: str, value: object) -> None:
@@ -151,19 +205,25 @@ def read_json(uri: str) -> Any:
 
 def delete(uri: str) -> None:
     """Remove a directory and all below it; no error where there is none."""
-    filesystem, path = resolve(uri)
-    if filesystem.get_file_info(path).type is pyarrow.fs.FileType.Directory:
-        filesystem.delete_dir(path)
+
+    def remove(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
+        if filesystem.get_file_info(path).type is pyarrow.fs.FileType.Directory:
+            filesystem.delete_dir(path)
+
+    _on(uri, remove)
 
 
 def download(uri: str, directory: Path) -> Path:
     """A local path of one file, for libraries that only open paths; a local file is not copied."""
-    filesystem, path = resolve(uri)
-    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        return Path(path)
-    target = directory / os.path.basename(path)  # noqa: PTH119 - `path` is a key, not a local path
-    pyarrow.fs.copy_files(path, str(target), source_filesystem=filesystem)
-    return target
+
+    def fetch(filesystem: pyarrow.fs.FileSystem, path: str) -> Path:
+        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+            return Path(path)
+        target = directory / os.path.basename(path)  # noqa: PTH119 - a key, not a local path
+        pyarrow.fs.copy_files(path, str(target), source_filesystem=filesystem)
+        return target
+
+    return _on(uri, fetch)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
@@ -182,30 +242,40 @@ def read_table(
         StorageError: nothing is there, or a column of `schema` is missing.
     """
     dataset, where = _dataset(uri, schema, split)
-    table: pa.Table = dataset.to_table(columns=columns or schema.names, filter=where)
-    return table
+    return s3.patiently(
+        uri, lambda: dataset.to_table(columns=columns or schema.names, filter=where)
+    )
 
 
 def read_blocks(
-    uri: str, schema: pa.Schema, *, columns: list[str], split: str
+    uri: str, schema: pa.Schema, *, columns: list[str], split: str | None = None
 ) -> Iterator[pa.Table]:
-    """One split of a table, a block of rows at a time: for tables that memory may not hold.
+    """A table or one split of it, a block of rows at a time: for what memory may not hold.
 
     Raises:
         StorageError: nothing is there, or a column of `schema` is missing.
     """
     dataset, where = _dataset(uri, schema, split)
-    for batch in dataset.to_batches(columns=columns, filter=where, batch_size=256):
-        if len(batch):
-            yield pa.Table.from_batches([batch])
+    options = {"columns": columns, "filter": where, "schema": dataset.schema}
+    for fragment in dataset.get_fragments():  # a file; one is small, and can be read again
+        rows = s3.patiently(uri, partial(fragment.to_table, **options))
+        yield from (
+            pa.Table.from_batches([batch]) for batch in rows.to_batches(BLOCK_ROWS) if len(batch)
+        )
 
 
 def _dataset(uri: str, schema: pa.Schema, split: str | None) -> tuple[Any, Any]:
-    filesystem, path = resolve(uri)
     try:
-        dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
+        dataset = _on(
+            uri,
+            lambda filesystem, path: pyarrow.dataset.dataset(
+                path, filesystem=filesystem, format="parquet"
+            ),
+        )
     except FileNotFoundError as error:
         raise StorageError(f"{uri}: no such table") from error
+    except pa.ArrowInvalid as error:
+        raise StorageError(f"{uri}: not a table of Parquet files ({error})") from error
     missing = [name for name in schema.names if name not in dataset.schema.names]
     if missing:
         raise StorageError(

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from odd_pictures import bomb
 from PIL import Image
 
 from vsa_ray import images, schema, storage
 from vsa_ray.images import ImageConfig, ImageError, LoadImages, decode, load, pixels_of
+from vsa_ray.images.failures import kind_of
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -113,7 +113,7 @@ def test_decode_modes_of_png(mode: str, colour: object, expected: tuple[int, int
 
 
 def test_decode_32_bit_grey() -> None:
-    data = file(Image.fromarray(np.array([[0, 100 * 256, 10**6]], np.int32)), "TIFF")
+    data = file(Image.fromarray(np.array([[-5, 100 * 257, 65535]], np.int32)), "TIFF")
     assert decoded(data)[0, :, 0].tolist() == [0, 100, 255]
 
 
@@ -182,16 +182,6 @@ def test_decode_damaged_anyhow(format: str) -> None:
     assert kinds <= {"not_an_image", "truncated", "unreadable", "too_large"}
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims to be large, in 60 bytes."""
-    header = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
-
-
 @pytest.mark.parametrize("side", [101, 100_000])
 def test_decode_refuses_by_the_header(side: int) -> None:
     assert damaged(bomb(side, side)).kind == "too_large"
@@ -243,6 +233,8 @@ def test_load_images_from_bytes() -> None:
     rows = rows.append_column("bytes", pa.array([file(picture()), None], pa.binary()))
     loaded = LoadImages(ImageConfig())(rows)
     assert loaded["status"].to_pylist() == ["ok", "missing"]
+    loaded = LoadImages(ImageConfig(max_bytes=9))(rows)
+    assert loaded["status"].to_pylist() == ["too_large", "missing"]
 
 
 def test_load_images_of_no_rows() -> None:
@@ -275,7 +267,7 @@ def test_files_over_the_limit(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(data)
     uri = str(tmp_path / "a.png")
     assert load(uri, ImageConfig(max_bytes=len(data))).shape == (4, 6, 3)
-    with pytest.raises(ImageError, match=f"a.png is over {len(data) - 1} bytes") as caught:
+    with pytest.raises(ImageError, match=f"a.png has {len(data)} bytes") as caught:
         load(uri, ImageConfig(max_bytes=len(data) - 1))
     assert caught.value.kind == "too_large"
 
@@ -326,13 +318,15 @@ def test_denied_images_say_so(forbidding_s3: str) -> None:
         (TimeoutError("a"), "timeout"),
         (OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached"), "timeout"),
         (OSError("AWS Error UNKNOWN (HTTP status 500) during GetObject"), "unreadable"),
+        (OSError("key 'timeout' in 'b': AWS Error SLOW_DOWN during GetObject"), "unreadable"),
+        (NotADirectoryError("a"), "missing"),
     ],
 )
 def test_kinds_of_failures_of_storage(error: Exception, kind: str) -> None:
-    assert images._kind(error) == kind
+    assert kind_of(error) == kind
 
 
-@pytest.mark.parametrize("field", ["downloads", "max_pixels", "max_bytes"])
+@pytest.mark.parametrize("field", ["downloads", "max_pixels", "max_bytes", "max_side"])
 def test_config_refuses(field: str) -> None:
     with pytest.raises(ValueError, match=rf"ImageConfig\.{field} must be >= 1, got 0"):
         ImageConfig(**{field: 0})
@@ -341,3 +335,45 @@ def test_config_refuses(field: str) -> None:
 def test_config_refuses_what_pillow_refuses() -> None:
     with pytest.raises(ValueError, match=r"ImageConfig\.max_pixels must be <= 178956970"):
         ImageConfig(max_pixels=10**9)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_config_refuses_seconds(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"ImageConfig\.retry_seconds must be >= 0 and finite"):
+        ImageConfig(retry_seconds=seconds)
+
+
+def test_rows_that_failed_before_are_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(file(picture()))
+    uri = str(tmp_path / "a.png")
+    rows = table({"a": uri, "b": uri, "c": uri})
+    rows = rows.append_column("status", pa.array(["ok", "crashed", None]))
+    loaded = LoadImages(ImageConfig())(rows)
+    assert loaded["status"].to_pylist() == ["ok", "crashed", "ok"]
+    assert loaded["error"].to_pylist() == [None, None, None]
+    rows = rows.append_column("error", pa.array([None, "killed a worker", "old news"]))
+    loaded = LoadImages(ImageConfig())(rows)
+    assert loaded["error"].to_pylist() == [None, "killed a worker", None]
+    assert loaded["width"].to_pylist() == [6, 0, 6]
+    assert [view is None for view in pixels_of(loaded)] == [False, True, False]
+
+
+def test_rows_without_a_uri(tmp_path: Path) -> None:
+    rows = pa.table({"image_id": ["a", "b"], "uri": [None, ""], "split": ["", ""]}, schema.IMAGES)
+    assert LoadImages(ImageConfig())(rows)["status"].to_pylist() == ["missing", "missing"]
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_images_are_shrunk(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file(picture().resize((300, 200), Image.Resampling.NEAREST), format, exif=exif)
+    rows = table({"a": ""}).append_column("bytes", pa.array([data]))
+    (row,) = LoadImages(ImageConfig(max_side=60))(rows).to_pylist()
+    sides = [row[name] for name in ("width", "height", "pixels_width", "pixels_height")]
+    assert sides == ([300, 200, 60, 40] if orientation == 1 else [200, 300, 40, 60])
+    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(row["pixels_height"], -1, 3)
+    whole = decode(data, max_pixels=10**6)
+    assert whole.shape == (row["height"], row["width"], 3)
+    assert abs(pixels[2::5, 2::5].astype(int) - whole[12::25, 12::25]).max() < 20

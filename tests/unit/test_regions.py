@@ -9,11 +9,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from vsa_ray import images, schema
+from vsa_ray.alignment.scores import MAX_REGIONS
 from vsa_ray.images import ImageConfig, LoadImages, Pixels
 from vsa_ray.regions import DetectRegions, RegionConfig
+from vsa_ray.regions.config import MOST_BOXES
 from vsa_ray.regions.detectors import select
 from vsa_ray.regions.selective_search import SelectiveSearch
-from vsa_ray.regions.stage import make_detector
+from vsa_ray.regions.stage import in_pictures, make_detector
 
 THINGS = [[20, 30, 90, 100], [130, 20, 210, 75], [110, 110, 170, 170]]
 
@@ -69,6 +71,10 @@ def test_select_keeps_the_better_of_two_that_overlap_whatever_their_class() -> N
     config = RegionConfig(nms_iou=0.5)
     found = select(boxes, [0.5, 0.6, 0.3], ["cat", "dog", "tail"], blank(), config)
     assert found.labels == ["dog", "tail"]
+
+
+def test_most_boxes_are_those_that_the_alignment_can_tell_apart() -> None:
+    assert MOST_BOXES + 1 == MAX_REGIONS
 
 
 def test_select_keeps_max_boxes() -> None:
@@ -173,7 +179,8 @@ def test_regions_of_read_only_pixels_warn_of_nothing(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("max_boxes", 0, "RegionConfig.max_boxes must be >= 1, got 0"),
+        ("max_boxes", 0, r"RegionConfig.max_boxes must be in \[1, 126\], got 0"),
+        ("max_boxes", 127, r"RegionConfig.max_boxes must be in \[1, 126\], got 127"),
         ("min_score", 1.0, r"RegionConfig.min_score must be in \[0, 1\), got 1.0"),
         ("nms_iou", 0.0, r"RegionConfig.nms_iou must be in \(0, 1\], got 0.0"),
         ("image_side", 400, "RegionConfig.image_side must be a multiple of 32, got 400"),
@@ -231,3 +238,18 @@ def test_cuda_without_a_gpu() -> None:
 
 def test_one_detector_for_each_name() -> None:
     assert isinstance(make_detector(RegionConfig(), 1, torch.device("cpu")), SelectiveSearch)
+
+
+def test_boxes_of_shrunk_images_are_in_pixels_of_the_pictures() -> None:
+    sizes = {"width": [3001, 90, 0], "height": [2003, 60, 0]}
+    sizes |= {"pixels_width": [1600, 90, 0], "pixels_height": [1068, 60, 0]}
+    boxes = [
+        np.array([[0, 0, 1600, 1068], [160, 106.8, 320, 213.6]], np.float32),
+        np.array([[0, 0, 90, 60], [1, 2, 3, 4]], np.float32),
+        np.empty((0, 4), np.float32),
+    ]
+    large, small, failed = in_pictures(boxes, pa.table(sizes))
+    assert large[0].tolist() == [0, 0, 3001, 2003]
+    np.testing.assert_allclose(large[1], [300.1, 200.3, 600.2, 400.6], rtol=1e-5)
+    assert small is boxes[1]
+    assert failed.shape == (0, 4)

@@ -73,3 +73,15 @@ def test_weights_of_another_detector(tmp_path: Path) -> None:
     config = RegionConfig(detector="torchvision", architecture=NAME, weights=str(file))
     with pytest.raises(ValueError, match=r"detector\.pth does not fit the model: no tensor"):
         TorchvisionDetector(config, CPU)
+
+
+def test_very_oblong_images_hold_nothing(tmp_path: Path) -> None:
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    file = tmp_path / "detector.pth"
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    torch.save(model.state_dict(), file)
+    config = RegionConfig(detector="torchvision", architecture=name, weights=str(file))
+    sizes = [(1, 1600), (1600, 1), (1, 1), (1, 100), (160, 16)]
+    found = TorchvisionDetector(config, CPU)([noise(*size, 0) for size in sizes])
+    assert [len(one.boxes) for one in found[:2]] == [0, 0]
+    assert all(np.isfinite(one.boxes).all() for one in found)

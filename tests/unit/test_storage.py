@@ -145,3 +145,65 @@ def test_keys_of_s3_are_taken_as_they_are(s3: str) -> None:
     assert list(storage.list_files(s3)) == [uri]
     assert storage.absolute(uri) == uri
     assert storage.read_bytes(uri) == b"x"
+
+
+@pytest.mark.parametrize(
+    "key", ["what?.jpg", "a?b=c&d=e.jpg", "no#1.jpg", "100%25.jpg", "50%.jpg", "ü 写.jpg"]
+)
+def test_keys_and_paths_mean_themselves(folder: str, key: str) -> None:
+    uri = storage.join(folder, key)
+    storage.write_bytes(uri, b"x")
+    assert names(folder) == [key]
+    assert storage.read_bytes(uri) == b"x"
+    assert storage.read_bytes(storage.absolute(uri)) == b"x"
+
+
+def test_file_uris_are_percent_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a b#1 50%.txt"
+    path.write_bytes(b"x")
+    assert storage.read_bytes(path.as_uri()) == b"x"
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://-/a", "s3://a b/c"])
+def test_what_is_no_bucket(uri: str) -> None:
+    with pytest.raises(storage.StorageError, match="is no name of a bucket"):
+        storage.resolve(uri)
+
+
+def test_secrets_behind_a_key_are_refused() -> None:
+    for query in (
+        "a?b?secret_key=hunter2",
+        "a?x=1&endpoint_override=hunter2",
+        "a?X-Amz-Signature=hunter2",
+    ):
+        with pytest.raises(storage.StorageError, match="do not belong in a URI") as caught:
+            storage.resolve(f"s3://bucket/{query}")
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "loop"])
+def test_what_is_no_path(tmp_path: Path, path: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(storage.StorageError, match="not a path on this machine"):
+        storage.resolve(str(tmp_path / path))
+
+
+def test_a_file_where_a_directory_is_expected(tmp_path: Path) -> None:
+    photo = str(tmp_path / "photo.jpg")
+    storage.write_bytes(photo, b"x")
+    below = storage.join(photo, "table")
+    assert not storage.exists(below)
+    assert [*storage.list_files(below)] == []
+    for action in (
+        storage.committed,
+        storage.read_bytes,
+        lambda uri: storage.write_bytes(uri, b"x"),
+    ):
+        with pytest.raises(storage.StorageError, match=r"photo\.jpg/table"):
+            action(below)
+    with pytest.raises(storage.StorageError, match=r"photo\.jpg: a file is where a directory"):
+        list(storage.list_files(photo))
+    with pytest.raises(storage.StorageError, match=r"photo\.jpg/table: no such table"):
+        storage.read_table(below, SCHEMA)
+    with pytest.raises(storage.StorageError, match=r"photo\.jpg: not a table of Parquet files"):
+        storage.read_table(photo, SCHEMA)

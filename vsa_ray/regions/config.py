@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vsa_ray import schema, storage
+from vsa_ray.errors import UserError
 from vsa_ray.regions.weights import PYPI, packaged
 
 STRIDE = 32
 """Pixels of the image a cell of the backbone's map, in each direction."""
+
+
+MOST_BOXES = 126
+"""With the whole image one more: the alignment keeps which region won as an int8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +55,10 @@ class RegionConfig:
     """auto is cuda where there is a GPU."""
 
     def __post_init__(self) -> None:
-        if self.max_boxes < 1:
-            raise ValueError(f"RegionConfig.max_boxes must be >= 1, got {self.max_boxes}")
+        if not 1 <= self.max_boxes <= MOST_BOXES:
+            raise ValueError(
+                f"RegionConfig.max_boxes must be in [1, {MOST_BOXES}], got {self.max_boxes}"
+            )
         if not 0 <= self.min_score < 1:
             raise ValueError(f"RegionConfig.min_score must be in [0, 1), got {self.min_score}")
         if not 0 < self.nms_iou <= 1:
@@ -65,10 +72,10 @@ class RegionConfig:
         """Names and files, before anything is loaded: call it before a cluster starts to work.
 
         Raises:
-            ValueError: a name is not known, or a file is missing.
+            UserError: a name is not known, or a file is missing.
         """
         if self.detector != "selective-search" and not self.weights:
-            raise ValueError(
+            raise UserError(
                 f"RegionConfig.detector={self.detector} needs RegionConfig.weights; "
                 "selective-search works without"
             )
@@ -96,7 +103,7 @@ class RegionConfig:
         _require_name("backbone", self.backbone, timm.list_models() + timm.list_pretrained())
         trained = timm.get_pretrained_cfg(self.backbone)
         if trained is not None and trained.fixed_input_size:
-            raise ValueError(
+            raise UserError(
                 f"RegionConfig.backbone: {self.backbone} takes one size of square images only; "
                 "choose a convolutional network, which takes any"
             )
@@ -115,7 +122,7 @@ def _require_name(field: str, value: str, known: list[str]) -> None:
     if value not in known:
         close = difflib.get_close_matches(value, known, n=4, cutoff=0.3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"RegionConfig.{field}: {value!r} is not known{hint}")
+        raise UserError(f"RegionConfig.{field}: {value!r} is not known{hint}")
 
 
 def _require_file(field: str, uri: str) -> None:

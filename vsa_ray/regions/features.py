@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import roi_align
 
+from vsa_ray.errors import UserError
 from vsa_ray.images import Pixels
 from vsa_ray.regions.batching import alike, resize
 from vsa_ray.regions.config import STRIDE, RegionConfig
@@ -45,7 +46,7 @@ class RegionFeatures:
         )
         probe = self._maps(torch.zeros((1, 3, 2 * STRIDE, 4 * STRIDE), dtype=torch.uint8))
         if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
-            raise ValueError(
+            raise UserError(
                 f"RegionConfig.backbone: {config.backbone} makes {tuple(probe.shape)} of an image, "
                 "not a map of (1, F, h, w); choose a convolutional network"
             )
@@ -94,7 +95,7 @@ def make_backbone(config: RegionConfig) -> nn.Module:
     """The CNN with its weights, up to its last map, in evaluation mode.
 
     Raises:
-        ValueError: the weights do not fit.
+        UserError: the weights do not fit.
     """
     source = config.backbone_weights
     model: nn.Module = timm.create_model(

@@ -14,6 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from vsa_ray import storage
+from vsa_ray.errors import UserError
 from vsa_ray.images import Pixels
 from vsa_ray.regions.batching import resize
 from vsa_ray.regions.config import RegionConfig
@@ -78,11 +79,11 @@ def open_model(uri: str, threads: int) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except NOT_A_MODEL as error:
-        raise ValueError(f"{uri}: not an ONNX model ({error})") from error
+        raise UserError(f"{uri}: not an ONNX model ({error})") from error
     inputs = [tensor.shape for tensor in session.get_inputs()]
     outputs = [tensor.shape for tensor in session.get_outputs()]
     if not is_layout(inputs, outputs):
-        raise ValueError(
+        raise UserError(
             f"{uri}: inputs {inputs} and outputs {outputs} are not PicoDet's (an image; scores of "
             "every stride; box distributions of every stride); export it without its NMS"
         )
@@ -111,7 +112,7 @@ def class_names(uri: str, classes: int) -> list[str]:
     file = f"{uri.removesuffix(PurePosixPath(uri).suffix)}.names"
     names = storage.read_text(file).splitlines() if storage.exists(file) else coco_names()
     if len(names) != classes:
-        raise ValueError(
+        raise UserError(
             f"{uri}: {classes} classes, but {len(names)} names; write its names to {file}, "
             "one a line"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vsa_ray import schema
+from vsa_ray.errors import UserError
 from vsa_ray.images import Pixels, pixels_of
 from vsa_ray.regions.config import RegionConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from vsa_ray.regions.detectors import Detector
+    from vsa_ray.regions.detectors import Detector, Floats
 
 # Networks and their libraries are imported where they are built, in the workers: the driver only
 # names this class, and would wait for them for seconds.
@@ -32,7 +34,7 @@ class DetectRegions:
         """Load the models.
 
         Raises:
-            ValueError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
+            UserError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
         """
         import torch
 
@@ -52,7 +54,9 @@ class DetectRegions:
         rows = [regions.get(i, nothing) for i in range(len(images))]
         columns = {name: table[name] for name in schema.REGIONS.names if name in table.column_names}
         columns |= {
-            "boxes": schema.nested([row.boxes for row in rows], pa.float32()),
+            "boxes": schema.nested(
+                [*in_pictures([row.boxes for row in rows], table)], pa.float32()
+            ),
             "scores": [row.scores for row in rows],
             "labels": [row.labels for row in rows],
             "features": schema.nested([row.features for row in rows], pa.float16()),
@@ -62,7 +66,7 @@ class DetectRegions:
     def _regions(self, images: list[Pixels]) -> list[_Regions]:
         detections = self._detect(images)
         boxes = [
-            np.vstack([whole_image(image), found.boxes])
+            np.vstack([whole(image.shape[1], image.shape[0]), found.boxes])
             for image, found in zip(images, detections, strict=True)
         ]
         return [
@@ -89,9 +93,25 @@ class _Regions:
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), [], features)
 
 
-def whole_image(image: Pixels) -> npt.NDArray[np.float32]:
+def in_pictures(boxes: list[Floats], table: pa.Table) -> Iterator[Floats]:
+    """Boxes in pixels of the loaded images, which may have been shrunk, to pixels of the pictures.
+
+    Args:
+        boxes: (R, 4) of each row of `table`; the first is the whole image.
+    """
+    names = ("width", "height", "pixels_width", "pixels_height")
+    sizes = zip(*(table[name].to_pylist() for name in names), strict=True)
+    for each, (width, height, pixels_width, pixels_height) in zip(boxes, sizes, strict=True):
+        if (width, height) == (pixels_width, pixels_height):
+            yield each
+            continue
+        corner = np.array([width, height] * 2, np.float32)
+        scale = np.array([width / pixels_width, height / pixels_height] * 2, np.float32)
+        yield np.vstack([whole(width, height), np.minimum(each[1:] * scale, corner)])
+
+
+def whole(width: int, height: int) -> Floats:
     """(1, 4): region 0."""
-    height, width = image.shape[:2]
     return np.array([[0, 0, width, height]], np.float32)
 
 
@@ -116,6 +136,6 @@ def _device(config: RegionConfig) -> torch.device:
 
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise ValueError("RegionConfig.device is cuda, but this worker has no GPU; auto takes any")
+        raise UserError("RegionConfig.device is cuda, but this worker has no GPU; auto takes any")
     wanted = config.device if config.device != "auto" else "cuda" if available else "cpu"
     return torch.device(wanted)

@@ -14,6 +14,10 @@ from vsa_ray.regions.weights import fit_by_name, read_state_dict
 BATCH = 8
 """Images at once: their maps, at 1333 pixels a side, fit a GPU of 16 GB."""
 
+MOST_OBLONG = 100
+"""Times as long as wide: scaled to 1333 pixels, longer images would be less than 14 wide or even
+nothing, which torchvision cannot bear. They hold nothing to find."""
+
 
 class TorchvisionDetector:
     """A `Detector`. Images of one shape go together: padding one to another's would change it."""
@@ -34,6 +38,10 @@ class TorchvisionDetector:
     def __call__(self, images: list[Pixels]) -> list[Detections]:
         found: dict[int, Detections] = {}
         for group in alike([image.shape for image in images], BATCH):
+            height, width, _ = images[group[0]].shape
+            if max(height, width) > MOST_OBLONG * min(height, width):
+                found |= {i: select([], [], [], images[i], self.config) for i in group}
+                continue
             batch = [to_tensor(images[i]).to(self.device) / 255 for i in group]
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
                 outputs = self._model(batch)

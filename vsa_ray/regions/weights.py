@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsa_ray import storage
+from vsa_ray.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +21,7 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, from a .safetensors file or a torch.save'd dict of tensors.
 
     Raises:
-        ValueError: the file is neither.
+        UserError: the file is neither.
     """
     import safetensors.torch
     import torch
@@ -32,9 +33,9 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
         else:
             tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{uri}: no state dict can be read from it ({error!r})") from error
+        raise UserError(f"{uri}: no state dict can be read from it ({error!r})") from error
     if not isinstance(tensors, dict):
-        raise ValueError(f"{uri}: holds a {type(tensors).__name__}, not a dict of tensors")
+        raise UserError(f"{uri}: holds a {type(tensors).__name__}, not a dict of tensors")
     return tensors
 
 
@@ -42,15 +43,15 @@ def packaged(name: str) -> str:
     """The path of the one .pth file in an installed package, from "pypi:<package>".
 
     Raises:
-        ValueError: there is no such package, or it does not hold exactly one.
+        UserError: there is no such package, or it does not hold exactly one.
     """
     package = name.removeprefix(PYPI)
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{name}: package {package} is not installed; `pip install {package}`")
+        raise UserError(f"{name}: package {package} is not installed; `pip install {package}`")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
     if len(files) != 1:
-        raise ValueError(f"{name}: expected one .pth file in package {package}, found {len(files)}")
+        raise UserError(f"{name}: expected one .pth file in package {package}, found {len(files)}")
     return str(files[0])
 
 
@@ -58,21 +59,21 @@ def fit_by_name(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
     """Load `tensors` into `model`, which may leave out a classifier that they have.
 
     Raises:
-        ValueError: a tensor of the model is missing, or has another shape.
+        UserError: a tensor of the model is missing, or has another shape.
     """
     try:
         missing = model.load_state_dict(tensors, strict=False).missing_keys
     except RuntimeError as error:
-        raise ValueError(f"{source} does not fit the model: {error}") from error
+        raise UserError(f"{source} does not fit the model: {error}") from error
     if missing:
-        raise ValueError(f"{source} does not fit the model: no tensor {missing[0]!r} in it")
+        raise UserError(f"{source} does not fit the model: no tensor {missing[0]!r} in it")
 
 
 def fit_in_order(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """`fit_by_name` for the same network under other names: tensor by tensor, in order."""
     names = list(model.state_dict())
     if len(tensors) < len(names):
-        raise ValueError(
+        raise UserError(
             f"{source} does not fit the model: {len(tensors)} tensors in it, "
             f"{len(names)} in the model"
         )
