@@ -2,20 +2,21 @@
 
     python -m jobs.caption_corpus --images s3://photos/2026 --mrnn s3://runs/mrnn --out s3://captions
 
-Goes from images straight to captions, or from a regions table (--regions-table). An image that
-cannot be read becomes a row that says why. A job that is killed goes on when started again, and the
-result is the same: one row an image.
+Goes from images straight to captions, or from a regions table (--regions-table). The images are a
+folder, a list, tar files or a table: see vsa_ray/listing.py. One that cannot be read becomes a row
+that says why. A job that is killed goes on when started again, and the result is the same: one row
+an image. OUT/_summary.json says how it went.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
-from vsa_ray import datasets, schema, storage, tracking
-from vsa_ray.captions import CaptionConfig, CaptionRegions
+from vsa_ray import datasets, inputs, listing, storage, tracking
+from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig
@@ -27,7 +28,8 @@ from vsa_ray.tracking import Run
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     images: str = ""
-    """An images table (see jobs.read_corpus), or a folder or s3:// prefix of images."""
+    """A folder or s3:// prefix of images, a list of URIs (.txt, .csv, .parquet), tar files, Parquet
+    with the images in it, or an images table (see jobs.read_corpus)."""
 
     regions_table: str = ""
     """Made by jobs.detect_regions: caption these instead of --images."""
@@ -38,6 +40,9 @@ class JobConfig:
     out: str
     """Where the captions table goes."""
 
+    format: Literal["parquet", "jsonl"] = "parquet"
+    """Of its files; "jsonl" is a JSON object a line."""
+
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
@@ -47,41 +52,62 @@ class JobConfig:
     num_actors: int = 0
     """Processes that hold each model; 0 is one a GPU, or else one a CPU."""
 
+    max_error_rate: float = 0.5
+    """The job stops when a larger share of the images fails."""
+
     def check(self) -> None:
+        detect_regions.check_batch(self)
         if bool(self.images) == bool(self.regions_table):
             raise ConfigError("give either --images or --regions-table")
         if self.images:
-            if not storage.exists(self.images):
-                raise ConfigError(f"--images {self.images} does not exist")
+            detect_regions.check_images(self.images)
             self.regions.check()
         else:
             require_table(self.regions_table, "--regions-table")
-        require_model(self.mrnn, "--mrnn")
+        require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    inputs = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
+    sources = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
     settings: dict[str, Any] = {"captions": config.captions}
     if config.images:
         settings |= {"loading": config.loading, "regions": config.regions}
-        images = detect_regions.images_of(config.images)
-        source, stages = datasets.from_table(images), detect_regions.stages(config, models=2)
-    else:
-        images = storage.read_table(config.regions_table, schema.REGIONS, columns=["image_id"])
-        source, stages = datasets.read(config.regions_table), []
+    made_from = origin("caption_corpus", sources, **settings)
+    output = TableOutput(
+        uri=config.out,
+        made_from=made_from | {"format": config.format},
+        format=config.format,
+        max_error_rate=config.max_error_rate,
+    )
+    written = output.finished()
+    if written is None:
+        output.begin()
+        with tracking.run("caption_corpus", output.made_from, parent=parent) as run:
+            written = datasets.make_table(
+                _inputs(config),
+                _stages(config),
+                output,
+                batch_size=config.batch_size,
+                log=run.metrics,
+            )
+    log_written(config.out, written)
+    return written
+
+
+def _inputs(config: JobConfig) -> inputs.Inputs:
+    if config.images:
+        return listing.list_images(config.images, config.out, datasets.each)
+    return inputs.of_table(config.regions_table, READ)
+
+
+def _stages(config: JobConfig) -> list[Stage]:
+    models = 2 if config.images else 1
     write = Stage(
         mapper=CaptionRegions,
         args=(config.captions, storage.absolute(config.mrnn)),
-        batch_size=config.batch_size,
-        **datasets.model_workers(config.num_actors, stages=2 if config.images else 1),
+        **datasets.model_workers(config.num_actors, stages=models),
     )
-    made_from = origin("caption_corpus", inputs, **settings)
-    output = TableOutput(uri=config.out, made_from=made_from)
-    with tracking.run("caption_corpus", made_from, parent=parent) as run:
-        written = datasets.make_table(source, [*stages, write], output, rows=len(images))
-        run.metrics({f"images/{status}": n for status, n in written.by_status.items()})
-    log_written(config.out, written)
-    return written
+    return [*detect_regions.stages(config, models=models), write] if config.images else [write]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m jobs.detect_regions --images s3://runs/flickr8k/images --out s3://runs/flickr8k/regions
 
-Images that cannot be read become rows that say why. A job that is killed goes on when it is started
-again.
+The images are a folder, a list, tar files or a table: see vsa_ray/listing.py. Those that cannot be
+read become rows that say why. A job that is killed goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from jobs.launch import launch, log_written
-from vsa_ray import datasets, schema, storage, tracking
+from vsa_ray import datasets, listing, storage, tracking
 from vsa_ray.config import ConfigError
-from vsa_ray.corpora import ReaderConfig, read_corpus
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig, LoadImages
 from vsa_ray.outputs import TableOutput, Written, origin
@@ -27,7 +24,8 @@ from vsa_ray.tracking import Run
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     images: str
-    """An images table (see jobs.read_corpus), or a folder or s3:// prefix of images."""
+    """A folder or s3:// prefix of images, a list of URIs (.txt, .csv, .parquet), tar files, Parquet
+    with the images in it, or an images table (see jobs.read_corpus)."""
 
     out: str
     """Where the regions table goes."""
@@ -40,34 +38,54 @@ class JobConfig:
     num_actors: int = 0
     """Processes that hold the models; 0 is one a GPU, or else one a CPU."""
 
+    max_error_rate: float = 0.5
+    """The job stops when a larger share of the images fails."""
+
     def check(self) -> None:
-        if not storage.exists(self.images):
-            raise ConfigError(f"--images {self.images} does not exist")
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch-size must be >= 1, got {self.batch_size}")
+        check_batch(self)
+        check_images(self.images)
         self.regions.check()
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    images = images_of(config.images)
     made_from = origin(
         "detect_regions", {"images": config.images}, loading=config.loading, regions=config.regions
     )
-    output = TableOutput(uri=config.out, made_from=made_from)
-    with tracking.run("detect_regions", made_from, parent=parent) as run:
-        written = datasets.make_table(
-            datasets.from_table(images), stages(config), output, rows=len(images)
-        )
-        run.metrics({f"images/{status}": n for status, n in written.by_status.items()})
+    output = TableOutput(uri=config.out, made_from=made_from, max_error_rate=config.max_error_rate)
+    written = output.finished()
+    if written is None:
+        output.begin()
+        with tracking.run("detect_regions", made_from, parent=parent) as run:
+            written = datasets.make_table(
+                listing.list_images(config.images, config.out, datasets.each),
+                stages(config),
+                output,
+                batch_size=config.batch_size,
+                log=run.metrics,
+            )
     log_written(config.out, written)
     return written
 
 
-def images_of(uri: str) -> pa.Table:
-    """An images table as it is, or the images of a folder as one."""
-    if storage.committed(uri) is not None:
-        return storage.read_table(uri, schema.IMAGES)
-    return read_corpus(uri, ReaderConfig(format="folder")).images
+def check_images(uri: str) -> None:
+    """Raise UserError where there is nothing that can be listed."""
+    if not storage.exists(uri):
+        raise ConfigError(f"--images {uri} does not exist")
+    try:
+        if not listing.is_table(uri):
+            listing.kind_of(uri)
+    except storage.StorageError as error:
+        raise ConfigError(f"--images {error}") from error
+
+
+def check_batch(config: Any) -> None:
+    """Raise ConfigError for settings of a batch job that cannot work."""
+    if config.batch_size < 1:
+        raise ConfigError(f"--batch-size must be >= 1, got {config.batch_size}")
+    if config.num_actors < 0:
+        raise ConfigError(f"--num-actors must be >= 0, got {config.num_actors}")
+    if not 0 <= config.max_error_rate <= 1:
+        raise ConfigError(f"--max-error-rate must be in [0, 1], got {config.max_error_rate}")
 
 
 def stages(config: Any, *, models: int = 1) -> list[Stage]:
@@ -76,11 +94,10 @@ def stages(config: Any, *, models: int = 1) -> list[Stage]:
     `models` counts the stages of the whole plan that hold a model.
     """
     return [
-        Stage(mapper=LoadImages, args=(config.loading,), batch_size=config.batch_size),
+        Stage(mapper=LoadImages, args=(config.loading,)),
         Stage(
             mapper=DetectRegions,
             args=(config.regions,),
-            batch_size=config.batch_size,
             **datasets.model_workers(config.num_actors, stages=models),
         ),
     ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.launch import launch, log_written, require_model, require_table
-from vsa_ray import datasets, schema, storage, texts, tracking
+from vsa_ray import datasets, inputs, schema, storage, texts, tracking
 from vsa_ray.datasets import Stage
 from vsa_ray.outputs import TableOutput, Written, origin
 from vsa_ray.snippets import ExtractSnippets, SnippetConfig
@@ -43,35 +44,54 @@ class JobConfig:
     def check(self) -> None:
         require_table(self.regions, "--regions")
         require_table(self.sentences, "--sentences")
-        require_model(self.alignment, "--alignment")
+        require_model(self.alignment, "--alignment", "AlignmentModel", self.regions)
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    inputs = {name: getattr(config, name) for name in ("regions", "sentences", "alignment")}
-    made_from = origin("extract_snippets", inputs, snippets=config.snippets)
-    output = TableOutput(uri=config.out, id_column="sentence_id", made_from=made_from)
+    sources = {name: getattr(config, name) for name in ("regions", "sentences", "alignment")}
+    made_from = origin("extract_snippets", sources, snippets=config.snippets)
+    output = TableOutput(uri=config.out, made_from=made_from)
+    written = output.finished()
+    if written is None:
+        output.begin()
+        with tracking.run("extract_snippets", made_from, parent=parent) as run:
+            written = _extract(config, output, run)
+            run.metrics({"sentences": written.rows})
+    log_written(config.out, written)
+    return written
 
+
+def _extract(config: JobConfig, output: TableOutput, run: Run) -> Written:
     vocabulary = Vocabulary.load(storage.join(config.alignment, "vocabulary.json"))
     sentences = storage.read_table(config.sentences, schema.SENTENCES)
     by_image = texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary))
     regions = storage.read_table(config.regions, schema.REGIONS, columns=["image_id", "status"])
     good = texts.attach(regions, by_image)
     aligner = Stage(
-        mapper=ExtractSnippets,
-        args=(config.snippets, storage.absolute(config.alignment)),
-        batch_size=config.batch_size,
+        mapper=AlignTexts,
+        args=(config.snippets, storage.absolute(config.alignment), by_image),
         **datasets.model_workers(config.num_actors),
     )
-    with tracking.run("extract_snippets", made_from, parent=parent) as run:
-        written = datasets.make_table(
-            datasets.with_texts(config.regions, by_image),
-            [aligner],
-            output,
-            rows=pc.sum(pc.list_value_length(good["text_ids"])).as_py() or 0,
-        )
-        run.metrics({"sentences": written.rows})
-    log_written(config.out, written)
-    return written
+    return datasets.make_table(
+        inputs.of_table(config.regions),
+        [aligner],
+        output,
+        batch_size=config.batch_size,
+        rows=pc.sum(pc.list_value_length(good["text_ids"])).as_py() or 0,
+        log=run.metrics,
+    )
+
+
+class AlignTexts:
+    """Stage: a `regions` table in, the snippets of its images' texts out."""
+
+    def __init__(self, config: SnippetConfig, checkpoint: str, by_image: pa.Table) -> None:
+        self._extract = ExtractSnippets(config, checkpoint)
+        self._by_image = by_image
+
+    def __call__(self, regions: pa.Table) -> pa.Table:
+        images = texts.attach(regions, self._by_image)
+        return self._extract(images) if len(images) else schema.SNIPPETS.empty_table()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from vsa_ray import batches, checkpoints, evaluation, schema
 
+READ = ("image_id", "uri", "boxes", "features", "status", "error")
+"""Columns of a `regions` table that captioning looks at."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionConfig:

@@ -1,9 +1,10 @@
 """Tables that many tasks write at once, and that a killed job finds again.
 
-A table is a directory of Parquet files, each written in one atomic step. The name of a file is
-made from the ids in it, so a task that runs twice writes the same file twice. A job that is killed
-at any moment and started again leaves out the images that are in a file, makes the others, counts,
-and commits: the same rows as an undisturbed run, none missing, none twice.
+A table is a directory of files, each written in one atomic step and named after the rows of the
+input that it was made from: `part-000012-00064-00128.parquet` are rows 64 to 127 of part 12. So
+names alone tell what is done. A job that is killed at any moment and started again makes what no
+name covers, checks that the names of every part cover it exactly once and that the files hold what
+they say, and commits: the same rows as an undisturbed run, none missing, none twice.
 """
 
 from __future__ import annotations
@@ -12,21 +13,30 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vsa_ray import storage
+from vsa_ray import s3, storage
 from vsa_ray.config import flatten
+from vsa_ray.errors import UserError
+from vsa_ray.spans import Span, disjoint, pending, span_of
 
 JOB = "_job.json"
 """What an output is being made from. Starts with `_`: not data, see storage.py."""
 
+SUMMARY = "_summary.json"
+"""How a finished table came about."""
 
-class OutputError(ValueError):
+READERS = 32
+"""Files that are looked into at once when a table is checked."""
+
+
+class OutputError(UserError):
     """An output that a job must not write into, or that does not add up."""
 
 
@@ -41,7 +51,7 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
     made_from: dict[str, Any] = {"job": job}
     for name, uri in inputs.items():
         made_from[name] = storage.absolute(uri) if uri else ""
-        success = storage.committed(uri) if uri else None
+        success = storage.committed(uri) if uri and storage.is_directory(uri) else None
         if success is not None:
             digest = hashlib.blake2s(json.dumps(success, sort_keys=True).encode(), digest_size=8)
             made_from[f"{name}.version"] = digest.hexdigest()
@@ -52,7 +62,7 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A finished table: its rows, and how many of them by status."""
+    """A finished table, or a part of one: its rows, and how many of them by status."""
 
     rows: int
     by_status: dict[str, int]
@@ -100,55 +110,116 @@ class Output:
 class TableOutput(Output):
     """A table that many tasks write at once."""
 
-    id_column: str = "image_id"
-    """Unique in the finished table."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    max_error_rate: float = 1.0
+    """Not committed where a larger share of the rows has failed."""
 
     def finished(self) -> Written | None:
         """The table, if this job has finished before."""
         success = self.committed()
         return Written(success["rows"], success["by_status"]) if success else None
 
-    def files(self) -> list[str]:
-        return [file for file in storage.list_files(self.uri) if file.endswith(".parquet")]
+    def write(self, span: Span, table: pa.Table) -> Written:
+        """Commit what was made from some rows of the input, as one file."""
+        name = f"{span.name}.{self.format}"
+        written = Written(len(table), _by_status(table))
+        encode = _as_parquet if self.format == "parquet" else _as_lines
+        storage.write_bytes(storage.join(self.uri, name), encode(table, written))
+        return written
 
-    def done(self) -> pa.Array:
-        """Ids of the images whose rows are committed."""
-        ids = [_read(file, ["image_id"])["image_id"].unique() for file in self.files()]
-        return pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+    def done(self) -> dict[Span, str]:
+        """The files that are there, by what they were made from, in order; no two overlap.
 
-    def rows(self) -> int:
-        """Rows that are committed."""
-        return sum(len(_read(file, ["image_id"])) for file in self.files())
-
-    def write(self, table: pa.Table) -> Written:
-        """Commit rows as one file. All rows of an image have to be in one call."""
-        ids = "\n".join(table[self.id_column].to_pylist())
-        name = f"part-{hashlib.blake2s(ids.encode(), digest_size=12).hexdigest()}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        storage.write_bytes(storage.join(self.uri, name), sink.getvalue().to_pybytes())
-        return Written(len(table), _by_status(table))
-
-    def finish(self, rows: int) -> Written:
-        """Check that the table has `rows` rows, all different, and commit it.
+        Where two overlap, one is deleted: when a job was killed, its workers may live for a moment
+        longer, and write a file after the next start has looked.
 
         Raises:
-            OutputError: rows are missing or there twice.
+            OutputError: there are files that this job cannot have written.
         """
-        seen: Counter[str] = Counter()
-        by_status: Counter[str] = Counter()
-        for file in self.files():
-            table = _read(file, [self.id_column, "status"])
-            seen.update(table[self.id_column].to_pylist())
-            by_status.update(_by_status(table))
-        if seen.total() != rows or len(seen) != rows:
+        files: dict[Span, str] = {}
+        for file in filter(_is_data, storage.list_files(self.uri)):
+            span = span_of(file)
+            if span is None or not file.endswith(f".{self.format}"):
+                raise OutputError(
+                    f"{file} is not of this job, or of another version of it; choose another "
+                    "--out, or delete this one to start over"
+                )
+            files[span] = file
+        kept = disjoint(files)
+        for span in files.keys() - kept:
+            _delete(files[span])
+        return {span: files[span] for span in kept}
+
+    def finish(
+        self,
+        parts: Sequence[int],
+        *,
+        rows: int | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> Written:
+        """Check that every row of the input was made, once, and commit the table.
+
+        Args:
+            parts: rows of each part of the input.
+            rows: of the finished table, where an input row does not make exactly one.
+            summary: what else to say in the summary file.
+
+        Raises:
+            OutputError: rows are missing, files are damaged, or too many rows failed.
+        """
+        done = self.done()
+        missing = sum(gap.rows for gaps in pending(done, parts).values() for gap in gaps)
+        if missing or sum(parts) != sum(span.rows for span in done):
             raise OutputError(
-                f"{self.uri}: expected {rows} rows, found {seen.total()} ({len(seen)} different); "
-                "start the job again and it makes what is missing"
+                f"{self.uri}: {missing} of {sum(parts)} rows of the input are not done; start the "
+                "job again and it makes what is missing"
             )
-        written = Written(rows, dict(by_status))
-        self.commit(rows=rows, by_status=written.by_status)
-        return written
+        whole = self._check(done, rows)
+        self.check_errors(whole)
+        description = {"rows": whole.rows, "by_status": whole.by_status}
+        storage.write_json(storage.join(self.uri, SUMMARY), {**description, **(summary or {})})
+        self.commit(**description)
+        return whole
+
+    def check_errors(self, written: Written) -> None:
+        """Raise OutputError, with the reasons, where too large a share of the rows has failed."""
+        failed = Counter({kind: n for kind, n in written.by_status.items() if kind != "ok"})
+        if failed.total() <= self.max_error_rate * written.rows:
+            return
+        reasons = ", ".join(f"{n} {kind}" for kind, n in failed.most_common())
+        raise OutputError(
+            f"{self.uri}: {failed.total()} of {written.rows} images failed ({reasons}), over "
+            f"--max-error-rate {self.max_error_rate:g}; the column `error` of its files says why. "
+            "Put it right and delete the output, or go on with a higher --max-error-rate"
+        )
+
+    def _check(self, done: Mapping[Span, str], rows: int | None) -> Written:
+        """Look into every file."""
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self._look, done.values()))
+        by_status: Counter[str] = Counter()
+        for (span, file), written in zip(done.items(), found, strict=True):
+            if rows is None and written.rows != span.rows:
+                raise OutputError(
+                    f"{file} holds {written.rows} rows instead of {span.rows}; delete it and start "
+                    "the job again"
+                )
+            by_status.update(written.by_status)
+        whole = Written(sum(written.rows for written in found), dict(by_status))
+        if rows is not None and whole.rows != rows:
+            raise OutputError(
+                f"{self.uri}: expected {rows} rows, found {whole.rows}; delete it and start over"
+            )
+        return whole
+
+    def _look(self, file: str) -> Written:
+        """What a file holds: of Parquet its footer is read, of JSON lines all of it."""
+        if self.format == "jsonl":
+            lines = storage.read_bytes(file).splitlines()
+            return Written(len(lines), dict(Counter(json.loads(line)["status"] for line in lines)))
+        metadata = s3.patiently(file, lambda: _footer(file))
+        counts = (metadata.metadata or {}).get(b"by_status", b"{}")
+        return Written(metadata.num_rows, json.loads(counts))
 
 
 def _is_data(file: str) -> bool:
@@ -161,7 +232,26 @@ def _by_status(table: pa.Table) -> dict[str, int]:
     return dict(Counter(table["status"].to_pylist()))
 
 
-def _read(file: str, columns: list[str]) -> pa.Table:
+def _delete(file: str) -> None:
+    filesystem, path = storage.resolve(file)
+    s3.patiently(file, lambda: filesystem.delete_file(path))
+
+
+def _as_parquet(table: pa.Table, written: Written) -> bytes:
+    sink = pa.BufferOutputStream()
+    counts = {b"by_status": json.dumps(written.by_status).encode()}
+    table = table.replace_schema_metadata(counts)
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _as_lines(table: pa.Table, _written: Written) -> bytes:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+    return "".join(lines).encode()
+
+
+def _footer(file: str) -> Any:
     filesystem, path = storage.resolve(file)
     with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        return parquet.read([name for name in columns if name in parquet.schema_arrow.names])
+        return parquet.metadata

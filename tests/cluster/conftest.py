@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def cluster(
     patch.chdir(tmp_path_factory.mktemp("work"))  # mlflow.db goes to the working directory
     for name, value in s3_server.items():
         patch.setenv(name, value)
+    patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # disturbed.py
     # Not below pytest's own folder: a socket's path has to be short.
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
         context = ray.init(
@@ -53,6 +55,16 @@ def cluster(
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
+    return _toy(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def toy_in() -> Callable[[Path], Path]:
+    """Makes the same in a folder of the test's own."""
+    return _toy
+
+
+def _toy(tmp_path: Path) -> Path:
     """Images of two coloured things each: a region's feature says which, up to noise."""
     rng = np.random.default_rng(0)
     kinds = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("vsa_ray", "jobs")
 
 DOORS = {
-    "ray": {"vsa_ray.datasets", "vsa_ray.training.loop", "vsa_ray.tuning"},
+    "ray": {
+        *(f"vsa_ray.datasets.{name}" for name in ("cluster", "making", "tables")),
+        *("vsa_ray.training.loop", "vsa_ray.tuning"),
+    },
     "mlflow": {"vsa_ray.tracking"},
 }
 """What a library's name may be imported by, in vsa_ray."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from vsa_ray import storage
-from vsa_ray.outputs import OutputError, TableOutput, Written, origin
+from vsa_ray import schema, storage
+from vsa_ray.outputs import SUMMARY, OutputError, TableOutput, Written, origin
+from vsa_ray.spans import Span
 
 
 def output(tmp_path: Path, **made_from: Any) -> TableOutput:
@@ -21,24 +23,84 @@ def rows(*ids: str, status: str = "ok") -> pa.Table:
     return pa.table({"image_id": list(ids), "status": [status] * len(ids)})
 
 
-def test_parts_become_a_table(tmp_path: Path) -> None:
-    out = output(tmp_path)
+FORMATS = pytest.mark.parametrize("format", ["parquet", "jsonl"])
+
+
+@FORMATS
+def test_parts_become_a_table(tmp_path: Path, format: Any) -> None:
+    out = replace(output(tmp_path), format=format)
     out.begin()
-    assert out.write(rows("a", "b")) == Written(2, {"ok": 2})
-    out.write(rows("c", status="missing"))
+    assert out.write(Span(0, 0, 2), rows("a", "b")) == Written(2, {"ok": 2})
+    out.write(Span(1, 0, 1), rows("c", status="missing"))
     assert out.finished() is None
-    assert sorted(out.done().to_pylist()) == ["a", "b", "c"]
-    assert out.finish(3) == Written(3, {"ok": 2, "missing": 1})
+    assert list(out.done()) == [Span(0, 0, 2), Span(1, 0, 1)]
+    assert out.finish([2, 1], summary={"seconds": 3}) == Written(3, {"ok": 2, "missing": 1})
     assert out.finished() == Written(3, {"ok": 2, "missing": 1})
+    assert storage.read_json(storage.join(out.uri, SUMMARY)) == {
+        "rows": 3,
+        "by_status": {"ok": 2, "missing": 1},
+        "seconds": 3,
+    }
+
+
+def test_a_table_reads_as_it_was_written(tmp_path: Path, regions: pa.Table) -> None:
+    out = output(tmp_path)
+    out.write(Span(0, 0, 2), regions.slice(0, 2))
+    out.write(Span(0, 2, 5), regions.slice(2))
+    assert storage.read_table(out.uri, schema.REGIONS) == regions
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    out = replace(output(tmp_path), format="jsonl")
+    out.write(Span(0, 0, 2), rows("a", "\u2028\n\u00e9"))
+    (file,) = (tmp_path / "table").glob("*.jsonl")
+    assert [json.loads(line)["image_id"] for line in file.open(newline="\n")] == [
+        "a",
+        "\u2028\n\u00e9",
+    ]
+    assert out.finish([2]).rows == 2
 
 
 def test_writing_a_part_twice_leaves_it_once(tmp_path: Path) -> None:
     out = output(tmp_path)
     out.begin()
-    out.write(rows("a", "b"))
-    out.write(rows("a", "b"))
-    assert out.rows() == 2
-    assert len(out.files()) == 1
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    assert out.finish([2]).rows == 2
+
+
+def test_a_file_that_a_dying_job_left_over_others_goes(tmp_path: Path) -> None:
+    out = output(tmp_path)
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    out.write(Span(0, 2, 4), rows("c", "d"))
+    out.write(Span(0, 1, 3), rows("b", "c"))
+    assert list(out.done()) == [Span(0, 0, 2), Span(0, 2, 4)]
+    assert out.finish([4]).rows == 4
+    assert len(list((tmp_path / "table").glob("part-*"))) == 2
+
+
+@pytest.mark.parametrize("name", ["part-0123456789abcdef01234567.parquet", "part-00000.parquet"])
+def test_files_of_another_version_are_refused(tmp_path: Path, name: str) -> None:
+    out = output(tmp_path)
+    out.begin()
+    storage.write_bytes(storage.join(out.uri, name), b"")
+    with pytest.raises(OutputError, match="not of this job, or of another version of it"):
+        out.done()
+
+
+@pytest.mark.parametrize(("rate", "fails"), [(0.5, False), (0.49, True), (1.0, False)])
+def test_too_many_errors(tmp_path: Path, rate: float, fails: bool) -> None:
+    out = replace(output(tmp_path), max_error_rate=rate)
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    out.write(Span(0, 2, 3), rows("c", status="missing"))
+    out.write(Span(0, 3, 4), rows("d", status="empty"))
+    if not fails:
+        assert out.finish([4]).rows == 4
+        return
+    message = r"2 of 4 images failed \(1 missing, 1 empty\), over --max-error-rate 0.49"
+    with pytest.raises(OutputError, match=message):
+        out.finish([4])
+    assert storage.committed(out.uri) is None
 
 
 def test_the_same_job_goes_on(tmp_path: Path) -> None:
@@ -61,20 +123,37 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
 def test_a_finished_table_of_another_job_is_not_taken_for_ours(tmp_path: Path) -> None:
     out = output(tmp_path, beta=1.0)
     out.begin()
-    out.write(rows("a"))
-    out.finish(1)
+    out.write(Span(0, 0, 1), rows("a"))
+    out.finish([1])
     assert output(tmp_path, beta=2.0).finished() is None
 
 
-@pytest.mark.parametrize("parts", [[["a"]], [["a", "b"], ["b"]], [["a", "b", "c"]]])
-def test_rows_that_do_not_add_up_are_not_committed(tmp_path: Path, parts: list[list[str]]) -> None:
+@pytest.mark.parametrize(
+    ("spans", "table", "message"),
+    [
+        ([Span(0, 0, 1)], rows("a"), "1 of 2 rows of the input are not done; start the job again"),
+        ([Span(1, 0, 2)], rows("a", "b"), "2 of 2 rows of the input are not done"),
+        ([Span(0, 0, 2), Span(0, 2, 3)], None, "0 of 2 rows"),
+        ([Span(0, 0, 2)], rows("a"), r"00002.parquet holds 1 rows instead of 2; delete it"),
+    ],
+)
+def test_rows_that_do_not_add_up_are_not_committed(
+    tmp_path: Path, spans: list[Span], table: pa.Table | None, message: str
+) -> None:
     out = output(tmp_path)
-    out.begin()
-    for ids in parts:
-        out.write(rows(*ids))
-    with pytest.raises(OutputError, match="expected 2 rows"):
-        out.finish(2)
+    for span in spans:
+        out.write(span, rows(*"abc"[: span.rows]) if table is None else table)
+    with pytest.raises(OutputError, match=message):
+        out.finish([2])
     assert storage.committed(out.uri) is None
+
+
+def test_rows_of_another_number_than_the_input(tmp_path: Path) -> None:
+    out = output(tmp_path)
+    out.write(Span(0, 0, 2), rows("a", "b", "c"))
+    with pytest.raises(OutputError, match="expected 4 rows, found 3"):
+        out.finish([2], rows=4)
+    assert out.finish([2], rows=3).rows == 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +165,7 @@ class Settings:
 def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
     source = TableOutput(uri=str(tmp_path / "source"), made_from={"job": "before"})
     source.begin()
-    source.finish(0)
+    source.finish([])
     settings = Settings(0.5, (1, 2))
     first = origin("test", {"source": source.uri, "other": ""}, snippets=settings)
     assert first["source"] == source.uri

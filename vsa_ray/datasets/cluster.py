@@ -1,0 +1,82 @@
+"""Ray Data for this driver: its settings, and what the cluster has to give."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+STALLED_SECONDS = 600
+"""Nothing at all has moved for so long: the job stops instead of holding a cluster."""
+
+IO_CPUS = 0.25
+"""Logical CPUs of a task that mostly waits: loading images, writing."""
+
+READ_CPUS = 0.1
+"""Of a task that reads parts. Not IO_CPUS, or Ray would fuse it with the loading of its images:
+one task then loaded a thousand, one after the other."""
+
+
+def configure() -> None:
+    """Settings of Ray Data for this driver."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # `make_table` shows its own
+    context.execution_no_progress_timeout_s = STALLED_SECONDS
+    context.raise_original_map_exception = True  # what went wrong, not that something did
+    # A model needs its memory: that Ray was not told how much is nothing to warn of all the time.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says: no bars
+    # A corpus of fewer batches than actors is nothing to warn of.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
+
+
+def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
+    """What a stage with a model gets of this cluster: an actor a GPU, or else one a CPU.
+
+    Logical CPUs only order who may start: one is always left to the tasks that feed the actors, or
+    nothing would ever move.
+
+    Args:
+        actors: how many, instead.
+        stages: of one plan that hold a model; they share GPUs and CPUs.
+    """
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    if gpus:
+        return {"actors": actors or gpus, "num_cpus": 1.0 / stages, "num_gpus": 1.0 / stages}
+    actors = min(actors or cpus, cpus)
+    return {"actors": actors, "num_cpus": min(1.0, (cpus - 1) / actors) / stages}
+
+
+def each(function: Callable[[Any], dict[str, Any]], items: list[Any]) -> Iterator[dict[str, Any]]:
+    """`function(item)` of every item, many at once, anywhere; what they return, in any order."""
+    numbers = ray.data.range(len(items), override_num_blocks=max(1, len(items)))
+    yield from mapped(numbers, _each, function, items, num_cpus=IO_CPUS).iter_rows()
+
+
+def mapped(
+    dataset: ray.data.Dataset,
+    function: Callable[..., pa.Table | Iterator[pa.Table]],
+    *args: Any,
+    batch_size: int | None = None,
+    num_cpus: float,
+) -> ray.data.Dataset:
+    """`function(rows, *args)` of all rows, in tasks; Ray stores `args` once."""
+    return dataset.map_batches(
+        function,
+        fn_args=args,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+    )
+
+
+def _each(numbers: pa.Table, function: Callable[[Any], Any], items: list[Any]) -> pa.Table:
+    return pa.Table.from_pylist([function(items[i]) for i in numbers["id"].to_pylist()])

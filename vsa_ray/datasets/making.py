@@ -1,0 +1,264 @@
+"""Inputs through stages into a table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.data.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, mapped
+from vsa_ray.datasets.guard import Counts, Key, Mapper, guarded
+from vsa_ray.datasets.progress import Log, Progress
+from vsa_ray.datasets.slices import pack, runs, unpack
+from vsa_ray.errors import UserError, mistake_behind
+from vsa_ray.inputs import Columns, Inputs, Part, slices
+from vsa_ray.listing import PART_ROWS
+from vsa_ray.outputs import OutputError, TableOutput, Written
+from vsa_ray.spans import Span, pending
+
+FILE_ROWS = 64
+"""Rows of a file, where as many come in order: what a kill can cost, beside what is under way."""
+
+READ_TASKS = 4096
+"""Of a plan at most: Ray remembers each."""
+
+SURE_ROWS = 200
+"""Before so many rows a high share of errors stops nothing: it may be chance."""
+
+VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "onnxruntime", "pillow", "pyarrow")
+
+_WRITTEN = pa.schema({"rows": pa.int64(), "by_status": pa.map_(pa.string(), pa.int64())})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A mapper class of `vsa_ray` (table in, table out), and what each of its workers needs."""
+
+    mapper: Callable[..., Mapper]
+    """Called with `args`, once a worker."""
+
+    args: tuple[Any, ...] = ()
+
+    actors: int = 0
+    """Workers that stay and hold a model; 0 runs tasks, as many as fit."""
+
+    num_cpus: float = IO_CPUS
+    num_gpus: float = 0
+
+    @property
+    def name(self) -> str:
+        return getattr(self.mapper, "__name__", "stage")
+
+
+def make_table(
+    inputs: Inputs,
+    stages: Sequence[Stage],
+    output: TableOutput,
+    *,
+    batch_size: int,
+    rows: int | None = None,
+    log: Log | None = None,
+) -> Written:
+    """Run `stages` over all rows of the input and commit what they make.
+
+    Makes what no file of the output covers yet; `output` has to be begun.
+
+    Args:
+        batch_size: rows that each stage gets at once.
+        rows: of the finished table, where an input row does not make exactly one.
+        log: gets the speed and the failures by reason, twice a minute.
+
+    Raises:
+        OutputError: rows are missing at the end, too many failed, or nothing moves any more.
+        StorageOutage: storage does not answer.
+    """
+    parts = inputs.rows
+    done = output.done()
+    left = pending(done, parts)
+    with Progress(output.uri, sum(parts), sum(span.rows for span in done), log) as progress:
+        if left:
+            for made in _run(inputs, left, stages, output, batch_size):
+                progress.add(made["rows"], dict(made["by_status"]))
+                if progress.rows >= SURE_ROWS:
+                    so_far = Written(progress.rows, dict(progress.by_status))
+                    output.check_errors(so_far)
+    summary = {
+        "rows_of_last_run": progress.rows,
+        "seconds_of_last_run": round(progress.seconds, 1),
+        "images_per_second": round(progress.rows / max(progress.seconds, 1e-3), 2),
+        "made_from": output.made_from,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
+        | {"python": platform.python_version()},
+    }
+    return output.finish(parts, rows=rows, summary=summary)
+
+
+def _run(
+    inputs: Inputs,
+    left: Mapping[int, list[Span]],
+    stages: Sequence[Stage],
+    output: TableOutput,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """Rows of _WRITTEN, one a file."""
+    tally = _tally()
+    groups = _groups(inputs.parts, left)
+    plan: ray.data.Dataset = ray.data.from_items(
+        groups, override_num_blocks=min(len(groups), READ_TASKS)
+    )
+    plan.context.target_max_block_size = 1  # byte: a slice a block, in all of the plan
+    plan = mapped(plan, _read, inputs.columns, batch_size, tally, batch_size=1, num_cpus=READ_CPUS)
+    for stage in stages:
+        plan = _add(plan, stage, tally)
+    together = max(1, FILE_ROWS // batch_size)
+    written = mapped(plan, _write, output, tally, batch_size=together, num_cpus=IO_CPUS)
+    try:
+        yield from written.iter_rows()
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        raise OutputError(
+            f"{output.uri}: nothing has moved for minutes. Has the cluster what the workers ask "
+            f"for? Nothing is lost: start the same command again.\n{error}"
+        ) from error
+    except Exception as error:
+        if mistake := tally.mistake() or mistake_behind(error):
+            raise mistake from error
+        raise
+
+
+def _groups(parts: Sequence[Part], left: Mapping[int, list[Span]]) -> list[dict[str, Any]]:
+    """What is left of the input, about PART_ROWS rows an item."""
+    groups: list[list[dict[str, Any]]] = []
+    rows = PART_ROWS
+    for number, gaps in left.items():
+        if rows >= PART_ROWS:
+            groups.append([])
+            rows = 0
+        part = parts[number]
+        groups[-1].append(
+            {
+                "uri": part.uri,
+                "rows": part.rows,
+                "row_group": part.row_group,
+                "start": part.start,
+                "gaps": [list(gap) for gap in gaps],
+            }
+        )
+        rows += sum(gap.rows for gap in gaps)
+    return [{"parts": group} for group in groups]
+
+
+def _add(plan: ray.data.Dataset, stage: Stage, tally: _Tally) -> ray.data.Dataset:
+    shared = ray.put(stage)
+    if not stage.actors:
+        return mapped(plan, _call, shared, tally, batch_size=1, num_cpus=stage.num_cpus)
+    options: dict[str, Any] = {"num_gpus": stage.num_gpus} if stage.num_gpus else {}
+    # Stages that ask for the same are fused, and then the actor that holds a model would also do
+    # what the tasks before it do: load images.
+    cpus = stage.num_cpus if stage.num_cpus != IO_CPUS else 0.9 * IO_CPUS
+    return plan.map_batches(
+        type(stage.name, (_Worker,), {}),  # what Ray calls it in its logs and pages
+        fn_constructor_args=(shared, tally),
+        compute=ray.data.ActorPoolStrategy(size=stage.actors),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=cpus,
+        **options,
+    )
+
+
+def _read(groups: pa.Table, columns: Columns, size: int, tally: _Tally) -> Iterator[pa.Table]:
+    with _telling(tally):
+        for part in (part for group in groups["parts"].to_pylist() for part in group):
+            gaps = [Span(*gap) for gap in part.pop("gaps")]
+            for span, table in slices(Part(**part), columns, gaps, size):
+                yield pack(span, table)
+
+
+class _Worker:
+    """Holds a model; called with blocks of slices."""
+
+    def __init__(self, shared: ray.ObjectRef[Stage], tally: _Tally) -> None:
+        self._tally = tally
+        self._mistake: UserError | None = None
+        try:
+            self._name, self._mapper = _built(shared)
+        except UserError as error:
+            self._mistake = error  # of a constructor's errors Ray hands on the text alone
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        with _telling(self._tally):
+            if self._mistake:
+                raise self._mistake
+            return pa.concat_tables(
+                pack(span, guarded(self._mapper, self._name, self._tally, span, table))
+                for span, table in unpack(block)
+            )
+
+
+def _call(block: pa.Table, shared: ray.ObjectRef[Stage], tally: _Tally) -> pa.Table:
+    return _Worker(shared, tally)(block)
+
+
+@lru_cache(maxsize=8)
+def _built(shared: ray.ObjectRef[Stage]) -> tuple[str, Mapper]:
+    """Once a process."""
+    stage = ray.get(shared)
+    return stage.name, stage.mapper(*stage.args)
+
+
+def _write(block: pa.Table, output: TableOutput, tally: _Tally) -> pa.Table:
+    made = []
+    with _telling(tally):
+        for span, table in runs(block):
+            written = output.write(span, table)
+            made.append({"rows": span.rows, "by_status": list(written.by_status.items())})
+    return pa.Table.from_pylist(made, schema=_WRITTEN)
+
+
+class _Tally:
+    """The counts of all workers, in an actor that lives as long as the driver, on its node."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, key: Key) -> int:
+        return int(ray.get(self._actor.begin.remote(key)))
+
+    def tell(self, mistake: UserError) -> None:
+        ray.get(self._actor.tell.remote(mistake))
+
+    def mistake(self) -> UserError | None:
+        told: UserError | None = ray.get(self._actor.told.remote())
+        return told
+
+    def end(self, key: Key) -> None:
+        # Nobody waits for it: the next `begin` of this process comes after it.
+        self._actor.end.remote(key)
+
+
+@contextmanager
+def _telling(tally: _Tally) -> Iterator[None]:
+    """Tell the driver of a mistake: of what a function raises Ray Data hands on the text alone."""
+    try:
+        yield
+    except UserError as mistake:
+        tally.tell(mistake)
+        raise
+
+
+def _tally() -> _Tally:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(Counts).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    )
+    return _Tally(actor.remote())
