@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 
 def machine() -> str:
-    """Processor, its vector instructions, version of torch, commit of this project."""
+    """Processor and vector instructions, torch, commit of this project, threads, load now."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         cwd=Path(__file__).parent,
@@ -24,4 +25,12 @@ def machine() -> str:
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.processor()
     vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{processor}, {vectors}, torch {torch.__version__}, {commit}"
+    return (
+        f"{processor}, {vectors}, torch {torch.__version__}, {commit}\n"
+        f"{torch.get_num_threads()} thread(s) of {os.cpu_count()} CPUs, {load()}"
+    )
+
+
+def load() -> str:
+    """How many processes wanted a CPU in the last minute; this one counts as soon as it works."""
+    return f"load {os.getloadavg()[0]:.1f}"

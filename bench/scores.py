@@ -1,13 +1,14 @@
 """Eq. 8 and its losses, as multiples of one float32 product of all regions with all words.
 
     python -m bench.scores               two batches, on one thread and on two: some 2 minutes
-    python -m bench.scores large         2,048 images at once, and evaluation: some 5 minutes
+    python -m bench.scores large         2,048 images at once, and evaluation: some 2 minutes
 
 Forward and backward of scores and loss, from random vectors that leave about two thirds of the
 hinges open; in the softmax each pair counts. What is compared runs in turns, the best turn counts,
 and one thread is measured in CPU seconds, so a busy machine disturbs little; two threads want an
 idle one. Goals on one thread: 1.4 and 1.3 for the sum of hinges in float32, 0.8 and 0.7 with a
-bfloat16 forward on a processor that has it; 2 GiB beyond the inputs for the large batch, and 1.25
+bfloat16 forward on a processor that has it (AVX512-BF16, AMX; others convert every number, and
+are several times slower than in float32); 2 GiB beyond the inputs for the large batch, and 1.25
 for evaluation.
 """
 
@@ -130,10 +131,12 @@ def large() -> None:
     times = [(seconds(lambda: product(batch, out_PW)), seconds(batch.scores)) for _ in range(5)]
     plain, scored = (sum(column) for column in zip(*times, strict=True))
     print(f"1,000 x 5,000: {scored:.1f} s, products {plain:.1f} s, ratio {scored / plain:.2f}")
+    print(f"5,000 x 25,000, 25 times as many pairs: {25 * scored / 60:.0f} minutes, not run")
 
 
 def main() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     print(machine())
     if sys.argv[1:] == ["large"]:
         large()

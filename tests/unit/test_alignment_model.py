@@ -187,3 +187,25 @@ def test_a_few_steps_lower_the_loss(score: str) -> None:
 def test_settings_that_cannot_work_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AlignmentConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_autocast_stays_near() -> None:
+    """A whole loss in bfloat16, and gradients in the weights' own type."""
+    torch.manual_seed(5)
+    config = AlignmentConfig(embed_dim=32, hidden_dim=16, word_dim=8, dropout=0)
+    model = AlignmentModel(config, feature_dim=12, vocabulary_size=30)
+    features_PF, (ids_W, lengths_C) = torch.randn(12, 12), sentences([3, 1, 7, 5])
+
+    def loss() -> Tensor:
+        regions_PD, words_WD = model(features_PF, ids_W, lengths_C)
+        scores_BC = image_sentence_scores(regions_PD, torch.full((4,), 3), words_WD, lengths_C)
+        assert scores_BC.dtype == torch.float32
+        return ranking_loss(scores_BC, 0, config)
+
+    exact = torch.autograd.grad(loss(), list(model.parameters()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough_loss = loss()
+    rough = torch.autograd.grad(rough_loss, list(model.parameters()))
+    for got, wanted in zip(rough, exact, strict=True):
+        assert got.dtype == torch.float32
+        assert torch.cosine_similarity(got.flatten(), wanted.flatten(), dim=0) > 0.97

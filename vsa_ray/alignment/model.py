@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsa_ray.alignment.config import AlignmentConfig
+from vsa_ray.alignment.dropout import Dropout
+from vsa_ray.alignment.recurrence import both_ways
 
 
 class AlignmentModel(nn.Module):
@@ -26,7 +28,7 @@ class AlignmentModel(nn.Module):
         self.config = config
         self.register_buffer("mean_F", torch.zeros(feature_dim))
         self.register_buffer("scale_F", torch.ones(feature_dim))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.region_layer = nn.Linear(feature_dim, config.embed_dim)
         self.word_vectors = nn.Embedding(vocabulary_size, config.word_dim)
         self.input_layer = nn.Linear(config.word_dim, config.hidden_dim)
@@ -79,7 +81,8 @@ class AlignmentModel(nn.Module):
 
     def encode_regions(self, features_PF: Tensor) -> Tensor:
         """Eq. 1, linear: features of any float type -> regions_PD."""
-        x_PF = (features_PF - self.mean_F) / self.scale_F
+        # Converted as a whole first: arithmetic of two types is several times slower on a CPU.
+        x_PF = (features_PF.to(self.mean_F.dtype) - self.mean_F).div_(self.scale_F)
         return self._embed(self.region_layer(self.dropout(x_PF)))
 
     def encode_words(self, ids_W: Tensor, lengths_C: Tensor) -> Tensor:
@@ -91,35 +94,3 @@ class AlignmentModel(nn.Module):
 
     def _embed(self, x_XD: Tensor) -> Tensor:
         return F.normalize(x_XD, dim=-1) if self.config.score == "cosine" else x_XD
-
-
-def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
-    """Eqs. 4-5: read each sentence from left to right and from right to left; the sum of both.
-
-    One product a time step, h W with h a row, for both directions and all sentences that long.
-    """
-    position_2W, sizes = _time_order(lengths_C)
-    steps = (e_WH[position_2W] + bias_2H[:, None]).split(sizes, dim=1)
-    states = [steps[0].relu()]
-    for step_2CH in steps[1:]:
-        before_2CH = states[-1][:, : step_2CH.shape[1]]
-        states.append(torch.baddbmm(step_2CH, before_2CH, weight_2HH).relu())
-    h_2WH = torch.cat(states, dim=1)
-    forward_W, backward_W = position_2W.argsort(dim=1)
-    return h_2WH[0, forward_W] + h_2WH[1, backward_W]
-
-
-def _time_order(lengths_C: Tensor) -> tuple[Tensor, list[int]]:
-    """Words step by step, (2, W) for both directions, and how many belong to each step.
-
-    The longest sentence comes first: who goes on at a step then stood first in the step before.
-    """
-    order_C = lengths_C.argsort(descending=True, stable=True)
-    longest = max([1, *lengths_C.tolist()])
-    time_T1 = torch.arange(longest, device=lengths_C.device)[:, None]
-    running_TC = time_T1 < lengths_C[order_C]
-    time_W, rank_W = running_TC.nonzero(as_tuple=True)
-    end_C = lengths_C.cumsum(0)
-    forward_W = (end_C - lengths_C)[order_C][rank_W] + time_W
-    backward_W = end_C[order_C][rank_W] - 1 - time_W
-    return torch.stack([forward_W, backward_W]), running_TC.sum(1).tolist()
