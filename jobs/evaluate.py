@@ -2,8 +2,8 @@
 
     python -m jobs.evaluate --run s3://runs/flickr8k
 
-Reads the tables and models that jobs.pipeline makes below RUN (others by flags), and writes
-RUN/metrics.json and RUN/gallery/index.html. A part whose input is missing is null.
+Reads the tables and models that jobs.pipeline makes below RUN, and writes RUN/metrics.json and
+RUN/gallery/index.html. A part whose input is missing is null. Needs no Ray, and fits one machine.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from jobs.launch import launch, require_table
+from jobs.launch import launch, require_model, require_table
 from vsa_ray import checkpoints, evaluation, gallery, schema, storage, tracking
-from vsa_ray.config import flatten
+from vsa_ray.config import ConfigError, flatten
 from vsa_ray.report import render_gallery
 from vsa_ray.snippets import SnippetConfig
 from vsa_ray.summary import summary_text
@@ -44,8 +44,20 @@ class JobConfig:
     """Pictures in the gallery; 0 makes none."""
 
     def check(self) -> None:
-        require_table(storage.join(self.run, "regions"), "--run: the table")
+        if self.gallery_images < 0:
+            raise ConfigError(f"--gallery-images must be >= 0, got {self.gallery_images}")
+        regions, alignment = (storage.join(self.run, name) for name in ("regions", "alignment"))
+        require_table(regions, "--run: the table")
         require_table(storage.join(self.run, "sentences"), "--run: the table")
+        if storage.committed(alignment) is not None:
+            require_model(alignment, "--run: the model", "AlignmentModel", regions)
+        table = storage.read_table(regions, schema.REGIONS, columns=["split"])
+        splits = sorted(split for split in table["split"].unique().to_pylist() if split)
+        if self.split not in splits:
+            raise ConfigError(
+                f"--split {self.split}: no image of {regions} is in it; there are: "
+                f"{', '.join(splits) or 'none'}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,9 @@ def _load(run: str, split: str) -> Results:
         sentences=storage.read_table(storage.join(run, "sentences"), schema.SENTENCES),
         phrases=phrases if phrases is not None and len(phrases) else None,
         captions=table("captions", schema.CAPTIONS),
-        aligner=checkpoints.load_aligner(alignment) if storage.committed(alignment) else None,
+        aligner=checkpoints.load_aligner(alignment, checkpoints.best_device())
+        if storage.committed(alignment)
+        else None,
     )
 
 
@@ -131,8 +145,10 @@ def _gallery(config: JobConfig, results: Results, metrics: dict[str, Any]) -> st
         results.aligner,
         config.snippets,
     )
+    total = min(len(shown), config.gallery_images)
     return render_gallery(
-        tqdm(cards, total=min(len(shown), config.gallery_images), desc="gallery", unit="image"),
+        # Not into a log file, where each step of the bar would be a line.
+        tqdm(cards, total=total, desc="gallery", unit="image", disable=None),
         title="Images, regions and words",
         metrics=metrics,
         note=f"Run: {config.run}. Split: {config.split}.",

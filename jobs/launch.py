@@ -1,19 +1,22 @@
-"""How every job starts: settings, checks, then Ray."""
+"""How every job starts: settings, checks, then Ray; and how it ends."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from vsa_ray import config, datasets, storage
+from vsa_ray import config, datasets, schema, storage
 from vsa_ray.config import ConfigError
-from vsa_ray.outputs import OutputError, Written
+from vsa_ray.errors import mistake_behind
+from vsa_ray.outputs import Written
 
 logger = logging.getLogger("jobs")
 
@@ -23,15 +26,23 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Workers import torch before they answer, which takes a busy machine more than Ray's minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # Ctrl-C ends a search as it ends any job; Ray's own handler would return half a result.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 """Settings of Ray that a user's own environment may overrule."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+MAKERS = {"AlignmentModel": "jobs.train_alignment", "MultimodalRNN": "jobs.train_mrnn"}
+"""Kinds of models, and the job that makes each."""
 
 
 class JobConfig(Protocol):
     """The settings of a job."""
 
     def check(self) -> None:
-        """Raise ValueError for what cannot work, before anything has been started."""
+        """Raise UserError for what cannot work, before anything has been started."""
 
 
 Job = TypeVar("Job", bound=JobConfig)
@@ -44,7 +55,11 @@ def launch(
     *,
     needs_ray: bool = True,
 ) -> None:
-    """Run a job from the command line. A user's mistake ends in one line and exit code 2."""
+    """Run a job from the command line.
+
+    A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, anything else
+    that goes wrong in a traceback and 1.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     try:
         parsed = config.parse(
@@ -54,19 +69,28 @@ def launch(
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
         )
         parsed.check()
-    except ValueError as error:
-        _give_up(error)
-    if needs_ray:
-        start_ray()
+        if needs_ray:
+            start_ray()
+        _run(job, parsed)
+    except KeyboardInterrupt:
+        _give_up("stopped; start the same command again to go on", INTERRUPTED)
+    except Exception as error:
+        mistake = mistake_behind(error)
+        if mistake is None:
+            raise
+        _give_up(f"error: {mistake}", 2)
+
+
+def _run(job: Callable[[Job], object], parsed: Job) -> None:
     try:
         job(parsed)
-    except (ConfigError, OutputError, storage.StorageError) as error:
-        _give_up(error)
+    except SystemExit as error:  # what Ray Train makes of Ctrl-C
+        raise KeyboardInterrupt from error
 
 
-def _give_up(error: Exception) -> NoReturn:
-    sys.stderr.write(f"error: {error}\n")
-    raise SystemExit(2) from None
+def _give_up(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(code) from None
 
 
 def start_ray() -> None:
@@ -85,29 +109,95 @@ def start_ray() -> None:
     datasets.configure()
 
 
+def require_directory(uri: str, flag: str) -> None:
+    """A directory that a job reads has to be there.
+
+    Raises:
+        ConfigError: it is missing, or a file.
+    """
+    if not storage.exists(uri):
+        raise ConfigError(f"{flag} {uri} does not exist")
+    if not storage.is_directory(uri):
+        raise ConfigError(f"{flag} {uri} is a file; give the directory that holds it")
+
+
 def require_table(uri: str, flag: str) -> None:
     """A table that a job reads has to be finished.
 
     Raises:
         ConfigError: it is missing, or the job that makes it has not ended.
     """
+    if not storage.exists(uri):
+        raise ConfigError(f"{flag} {uri} does not exist: run the job that makes it first")
+    if not storage.is_directory(uri):
+        raise ConfigError(f"{flag} {uri} is a file; a table is a directory")
     if storage.committed(uri) is None:
-        state = "is not finished" if storage.is_directory(uri) else "does not exist"
-        raise ConfigError(f"{flag} {uri} {state}: run the job that makes it first")
+        raise ConfigError(f"{flag} {uri} is not finished: run the job that makes it first")
 
 
-def require_model(uri: str, flag: str) -> None:
-    """A model that a job uses has to be trained.
+def require_split(uri: str, split: str, flag: str) -> None:
+    """A `sentences` table has to have some of a split, as training needs of train and dev.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it has none.
+    """
+    table = storage.read_table(uri, schema.SENTENCES, columns=["split"])
+    check_splits(table, [split], f"{flag} {uri}")
+
+
+def check_splits(sentences: pa.Table, splits: Sequence[str], where: str) -> None:
+    """Raise ConfigError, with what can be done, where one of the splits has no sentence."""
+    counted = sentences["split"].value_counts().to_pylist()
+    has = {row["values"]: f"{row['counts']:,} {row['values'] or 'in no split'}" for row in counted}
+    for split in splits:
+        if split not in has:
+            raise ConfigError(
+                f"{where} has no sentence of the {split} split (it has "
+                f"{', '.join(has.values()) or 'none at all'}); give the corpus split lists, or "
+                "read it with --reader.dev-share 0.1 --reader.test-share 0.1, which draw splits"
+            )
+
+
+def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
+    """A model that a job uses has to be trained, of the right kind, and on such features.
+
+    Args:
+        kind: name of its class.
+        regions: a table whose features it is to take.
+
+    Raises:
+        ConfigError: there is none, or another one.
     """
     if not storage.exists(storage.join(uri, "config.json")):
         raise ConfigError(f"{flag} {uri} holds no trained model: run the job that makes it first")
+    description = storage.read_json(storage.join(uri, "config.json"))
+    found = description.get("model") if isinstance(description, dict) else None
+    if found != kind:
+        raise ConfigError(
+            f"{flag} {uri} holds {found or 'another thing'}, but {kind} is needed; give what "
+            f"{MAKERS[kind]} makes"
+        )
+    width = _feature_dim(regions) if regions else None
+    if width is not None and width != description.get("feature_dim"):
+        raise ConfigError(
+            f"{flag} {uri} takes features of {description.get('feature_dim')} numbers, but those "
+            f"of {regions} have {width}; give the regions that it was trained on, or others made "
+            "with the same backbone"
+        )
+
+
+def _feature_dim(regions: str) -> int | None:
+    """Numbers in a feature of a `regions` table; None where no image has a region."""
+    columns = ["features", "status"]
+    for block in storage.read_blocks(regions, schema.REGIONS, columns=columns):
+        good = block.filter(pc.equal(block["status"], "ok"))
+        if len(good):
+            return len(good["features"][0].as_py()[0])
+    return None
 
 
 def log_written(uri: str, written: Written) -> None:
     """Say what a table holds, failures by kind."""
     failed = {kind: n for kind, n in written.by_status.items() if kind != "ok"}
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(failed.items()))
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(failed.items()))
     logger.info("%s: %d rows, %s", uri, written.rows, f"failed: {kinds}" if failed else "all good")

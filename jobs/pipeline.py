@@ -3,14 +3,15 @@
     python -m jobs.pipeline --config jobs/configs/demo.yaml --corpus runs/scenes --out runs/demo
 
 Stages that are done are not done again, so a pipeline that was stopped is started with the same
-command. What it leaves below OUT:
+command. It needs sentences in a train, a dev and a test split; for a corpus without such splits see
+--reader.dev-share and --reader.test-share. What it leaves below OUT:
 
     images/ sentences/ phrases/   the corpus as tables
     regions/                      the whole image and up to 19 boxes of every image, with features
     alignment/                    the model that aligns words with regions
     snippets/                     every sentence, cut into runs of words with their boxes
     mrnn/                         the model that writes
-    captions/                     a sentence for every image and every box
+    captions/                     a sentence for every image of every split, and for every box
     metrics.json, gallery/        what it is all worth, and a page to look at
 """
 
@@ -18,9 +19,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jobs import (
     caption_corpus,
@@ -35,6 +36,7 @@ from jobs.launch import launch
 from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig
+from vsa_ray.config import ConfigError
 from vsa_ray.corpora import ReaderConfig
 from vsa_ray.images import ImageConfig
 from vsa_ray.mrnn import CaptionerConfig
@@ -46,6 +48,16 @@ from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")
 
+OUTPUTS = {
+    "read_corpus": "phrases",  # the last of three
+    "detect_regions": "regions",
+    "train_alignment": "alignment",
+    "extract_snippets": "snippets",
+    "train_mrnn": "mrnn",
+    "caption_corpus": "captions",
+}
+"""What of a stage's output, below `out`, says that it is done. Measuring is always done anew."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
@@ -56,40 +68,80 @@ class JobConfig:
     """Where everything goes: a folder, or s3://bucket/prefix."""
 
     reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """What is read of the corpus."""
+
     loading: ImageConfig = field(default_factory=ImageConfig)
+    """How images are fetched."""
+
     regions: RegionConfig = field(default_factory=RegionConfig)
+    """How boxes are found, and described by a CNN."""
+
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    """Words of both models."""
+
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Sizes of the alignment model, its score and its loss."""
+
     alignment_training: TrainConfig = field(default_factory=TrainConfig)
+    """How the alignment model trains."""
+
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
+    """How sentences are cut, each piece on its region."""
+
     learn_from: Literal["both", "images", "snippets"] = "both"
     """What the captioner learns from: whole images, boxes with snippets, or both."""
 
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    """Sizes of the model that writes."""
+
     captioner_training: TrainConfig = field(default_factory=TrainConfig)
+    """How the model that writes trains."""
+
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """How sentences are written."""
+
     gallery_images: int = 200
-    """Test pictures in the gallery."""
+    """Test pictures in the gallery; 0 makes none."""
 
     def check(self) -> None:
+        if self.gallery_images < 0:
+            raise ConfigError(f"--gallery-images must be >= 0, got {self.gallery_images}")
         read_corpus.JobConfig(corpus=self.corpus, out=self.out).check()
         self.regions.check()
 
 
 def main(config: JobConfig) -> None:
-    started = time.monotonic()
+    seconds: dict[str, float] = {}
     with tracking.run("pipeline", asdict(config)) as run:
-        for name, stage in _stages(config, run).items():
-            logger.info("== %s", name)
+        stages = _stages(config, run)
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            logger.info("%d/%d  %s", number, len(stages), name)
+            before = _finished(config.out, name)
             begun = time.monotonic()
             stage()
-            seconds = time.monotonic() - begun
-            run.metrics({f"seconds/{name}": seconds})
-            logger.info("%s took %.0f s", name, seconds)
-    minutes = (time.monotonic() - started) / 60
-    logger.info("done in %.1f minutes", minutes)
-    logger.info("gallery: %s", storage.join(storage.absolute(config.out), "gallery", "index.html"))
+            seconds[name] = time.monotonic() - begun
+            run.metrics({f"seconds/{name}": seconds[name]})
+            skipped = before is not None and before == _finished(config.out, name)
+            how = "was done before" if skipped else f"took {seconds[name]:.0f} s"
+            logger.info("%d/%d  %s %s", number, len(stages), name, how)
+    logger.info("done in %.1f minutes: %s", sum(seconds.values()) / 60, _shares(seconds))
+    out = storage.absolute(config.out)
+    logger.info("metrics: %s", storage.join(out, "metrics.json"))
+    if config.gallery_images:
+        logger.info("gallery: %s", storage.join(out, "gallery", "index.html"))
     logger.info("runs:    mlflow ui --backend-store-uri %s", tracking.store())
+
+
+def _finished(out: str, stage: str) -> dict[str, Any] | None:
+    """What a stage said of its output when it committed it; None where it has not."""
+    output = OUTPUTS.get(stage)
+    return storage.committed(storage.join(out, output)) if output else None
+
+
+def _shares(seconds: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {100 * s / sum(seconds.values()):.0f}%" for name, s in seconds.items()
+    )
 
 
 def _stages(config: JobConfig, run: Run) -> dict[str, Callable[[], object]]:
@@ -134,7 +186,7 @@ def _stages(config: JobConfig, run: Run) -> dict[str, Callable[[], object]]:
         run=config.out, snippets=config.snippets, gallery_images=config.gallery_images
     )
     return {
-        "read_corpus": lambda: read_corpus.main(read),
+        "read_corpus": lambda: read_corpus.main(read, splits=("train", "dev", "test")),
         "detect_regions": lambda: detect_regions.main(detect, run),
         "train_alignment": lambda: train_alignment.main(align, run),
         "extract_snippets": lambda: extract_snippets.main(extract, run),

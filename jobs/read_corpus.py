@@ -1,16 +1,18 @@
 """Read a corpus of any layout into tables: images, sentences and, where people drew boxes, phrases.
 
-python -m jobs.read_corpus --corpus s3://corpora/flickr8k --out s3://runs/flickr8k
+    python -m jobs.read_corpus --corpus s3://corpora/flickr8k --out s3://runs/flickr8k
+
+Lines that make no sense are counted, told and left out.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jobs.launch import launch
-from vsa_ray import storage
-from vsa_ray.config import ConfigError
+from jobs.launch import check_splits, launch, require_directory
+from vsa_ray import schema, storage
 from vsa_ray.corpora import Corpus, ReaderConfig, read_corpus
 from vsa_ray.outputs import Output, origin
 
@@ -30,11 +32,15 @@ class JobConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def check(self) -> None:
-        if not storage.is_directory(self.corpus) and not storage.exists(self.corpus):
-            raise ConfigError(f"--corpus {self.corpus} does not exist")
+        require_directory(self.corpus, "--corpus")
 
 
-def main(config: JobConfig) -> None:
+def main(config: JobConfig, *, splits: Sequence[str] = ()) -> None:
+    """`splits` have to have sentences; where one has none, nothing is written.
+
+    Raises:
+        UserError: nothing there can be read as a corpus, or a split is empty.
+    """
     inputs = {"corpus": config.corpus}
     outputs = {
         name: Output(
@@ -45,12 +51,12 @@ def main(config: JobConfig) -> None:
     }
     if all(output.committed() for output in outputs.values()):
         logger.info("the corpus has been read before")
+        table = storage.read_table(outputs["sentences"].uri, schema.SENTENCES, columns=["split"])
+        check_splits(table, splits, f"--corpus {config.corpus}")
         return
-    try:
-        corpus = read_corpus(config.corpus, config.reader)
-    except ValueError as error:  # nothing that could be read as a corpus
-        raise ConfigError(str(error)) from error
+    corpus = read_corpus(config.corpus, config.reader)
     _report(corpus)
+    check_splits(corpus.sentences, splits, f"--corpus {config.corpus}")
     for name, output in outputs.items():
         output.begin()
         table = getattr(corpus, name)

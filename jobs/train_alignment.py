@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ray.train import UserCallback
 
-from jobs.launch import launch, require_table
+from jobs.launch import launch, require_split, require_table
 from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.outputs import Output, origin
@@ -45,6 +45,8 @@ class JobConfig:
     def check(self) -> None:
         require_table(self.regions, "--regions")
         require_table(self.sentences, "--sentences")
+        require_split(self.sentences, "train", "--sentences")
+        require_split(self.sentences, "dev", "--sentences")
 
 
 def main(

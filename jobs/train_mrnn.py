@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs.launch import launch, require_table
+from jobs.launch import launch, require_split, require_table
 from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.config import ConfigError
 from vsa_ray.mrnn import CaptionerConfig
@@ -53,6 +53,8 @@ class JobConfig:
     def check(self) -> None:
         require_table(self.regions, "--regions")
         require_table(self.sentences, "--sentences")
+        require_split(self.sentences, "train", "--sentences")
+        require_split(self.sentences, "dev", "--sentences")
         if self.learn_from == "images":
             return
         if not self.snippets:

@@ -4,7 +4,7 @@
 
 Every trial is a training of its own. Leaves OUT/trials.json, the best first, and OUT/best.yaml,
 which jobs.train_alignment takes as its --config. A search that is killed goes on when it is started
-again.
+again; with other settings it refuses.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from jobs.launch import launch
 from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import to_yaml
+from vsa_ray.outputs import Output, origin
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.tasks import AlignmentTask
-from vsa_ray.tuning import SearchConfig, Settings, search
+from vsa_ray.tuning import SearchConfig, Settings, search, short
 from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")
@@ -60,11 +61,20 @@ class JobConfig:
 
 
 def main(config: JobConfig) -> list[dict[str, Any]]:
+    inputs = {"regions": config.regions, "sentences": config.sentences}
+    names = ("search", "vocabulary", "alignment", "training")
+    made_from = origin("tune", inputs, **{name: getattr(config, name) for name in names})
+    output = Output(uri=config.out, made_from=made_from)
+    if done := output.committed():
+        logger.info("the search is done already, see %s/trials.json", config.out)
+        return list(done["trials"])
+    output.begin()
     with tracking.run("tune", asdict(config)) as parent:
 
         def trial(settings: Settings, callbacks: list[Any]) -> None:
             name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
-            train_alignment.main(config.training_with(settings, name), parent, callbacks=callbacks)
+            training = config.training_with(settings, name)
+            train_alignment.main(training, parent, callbacks=callbacks)
 
         trials = search(
             trial,
@@ -78,8 +88,9 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     table = [asdict(found) for found in trials]
     storage.write_json(storage.join(config.out, "trials.json"), table)
     storage.write_bytes(storage.join(config.out, "best.yaml"), to_yaml(best).encode())
+    output.commit(trials=table)
     for found in trials:
-        logger.info("%6.2f after %d epochs: %s", found.score, found.epochs, found.settings)
+        logger.info("%6.2f after %d epochs: %s", found.score, found.epochs, short(found.settings))
     logger.info("train with it: python -m jobs.train_alignment --config %s/best.yaml", config.out)
     return table
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vsa_ray import schema
+from vsa_ray.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,11 @@ def feature_dim(regions: pa.Table) -> int:
     """Width F of the CNN feature, read from the first region there is.
 
     Raises:
-        ValueError: there is no region at all.
+        UserError: there is no region at all.
     """
     widths = regions["features"].combine_chunks().flatten().value_lengths()
     if not len(widths):
-        raise ValueError("the regions table has no features: did every image fail?")
+        raise UserError("the regions table has no features: did every image fail?")
     return int(widths[0].as_py())
 
 

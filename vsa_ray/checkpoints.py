@@ -149,7 +149,7 @@ def _describe(
     try:
         description = storage.read_json(storage.join(uri, "config.json"))
         vocabulary = Vocabulary.load(storage.join(uri, "vocabulary.json"))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, storage.StorageError) as error:
         raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
     kind = description.get("model") if isinstance(description, dict) else None
     if kind != model.__name__:

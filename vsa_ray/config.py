@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
+
+from vsa_ray.errors import UserError
 
 Config = TypeVar("Config")
 
@@ -31,7 +34,7 @@ Every setting below may also stand in a YAML file:
 """
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """Settings that cannot work, with what to do about it."""
 
 
@@ -44,15 +47,16 @@ def parse(
         prog: how the program is called, for help and errors.
 
     Raises:
-        ConfigError: the YAML file is missing, malformed, or names an unset variable.
+        ConfigError: the YAML file is missing or malformed, or names an unknown setting or an
+            unset variable.
         SystemExit: tyro has shown what is wrong with a setting, or what was asked for.
     """
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     files.add_argument("--config", default="")
     files.add_argument("--print-config", action="store_true")
     own, flags = files.parse_known_args(argv)
     given = {name(flag) for flag in flags if flag.startswith("--")}
-    settings = _flags_of(own.config, given) if own.config else []
+    settings = _flags_of(own.config, given, config_type) if own.config else []
     config = tyro.cli(
         config_type,
         args=[*settings, *flags],
@@ -85,8 +89,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flags_of(path: str, given: set[str]) -> list[str]:
+def _flags_of(path: str, given: set[str], config_type: type[Any]) -> list[str]:
     """The settings of a YAML file as flags, but for those that the command line gives."""
+    flags = []
+    for key, value in flatten(_read(path)):
+        if value is None:  # a name with nothing behind it
+            continue
+        _check_name(key, config_type, path)
+        if name(key) in given:
+            continue
+        values = value if isinstance(value, list) else [value]
+        texts = [_expand(str(item), f"--config {path}: {key}") for item in values]
+        flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
+    return flags
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         settings = yaml.safe_load(text) or {}
@@ -96,14 +114,28 @@ def _flags_of(path: str, given: set[str]) -> list[str]:
         raise ConfigError(f"--config {path}: not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path}: expected settings (name: value), got {settings!r}")
-    flags = []
-    for key, value in flatten(settings):
-        if key in given or value is None:  # None: a name with nothing behind it
-            continue
-        values = value if isinstance(value, list) else [value]
-        texts = [_expand(str(item), f"{path}: {key}") for item in values]
-        flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
-    return flags
+    return settings
+
+
+def _check_name(key: str, config_type: type[Any], path: str) -> None:
+    known = list(_names(config_type))
+    if name(key) in known:
+        return
+    if inside := [other for other in known if other.startswith(f"{name(key)}.")]:
+        raise ConfigError(f"--config {path}: {key} has settings of its own: {', '.join(inside)}")
+    close = difflib.get_close_matches(name(key), known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "--help lists them"
+    raise ConfigError(f"--config {path}: there is no setting {key}; {hint}")
+
+
+def _names(config_type: type[Any]) -> Iterator[str]:
+    """Dotted names of all settings."""
+    types = get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(kind := types[field.name]):
+            yield from (f"{field.name}.{inside}" for inside in _names(kind))  # type: ignore[arg-type]
+        else:
+            yield field.name
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,10 +22,14 @@ from vsa_ray import batches, metrics
 from vsa_ray.alignment import AlignmentModel, image_sentence_scores
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
+from vsa_ray.errors import UserError
 from vsa_ray.mrnn import MultimodalRNN, beam_search
 from vsa_ray.vocabulary import Vocabulary
 
 SENTENCES_AT_ONCE = 1_000
+
+REGIONS_AT_ONCE = 10_000
+"""Some hundred images, whose features are encoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,14 @@ def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pai
     """The good images of `regions` that have sentences, and those sentences.
 
     Raises:
-        ValueError: no image has a sentence.
+        UserError: no image has a sentence.
     """
     has_sentences = pc.is_in(regions["image_id"], value_set=sentences["image_id"].unique())
     regions = regions.filter(pc.and_(pc.equal(regions["status"], "ok"), has_sentences))
     image_of = pc.index_in(sentences["image_id"], value_set=regions["image_id"])
     known = pc.is_valid(image_of)
     if not len(regions):
-        raise ValueError("no sentence belongs to an image of the regions table; same corpus?")
+        raise UserError("no sentence belongs to an image of the regions table; same corpus?")
     words = [vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
     return Pairs(
         batches.features(regions), Ragged.of(words), image_of.filter(known).to_numpy().astype(int)
@@ -64,7 +68,13 @@ def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pai
 def retrieval_scores(model: AlignmentModel, data: Pairs) -> npt.NDArray[np.float32]:
     """Eq. 8 for every image and every sentence -> (images, sentences)."""
     device = model.mean_F.device
-    regions_PD = model.encode_regions(data.features.rows.to(device))
+    # The features, several times as large, stay where they are.
+    regions_PD = torch.cat(
+        [
+            model.encode_regions(rows.to(device))
+            for rows in data.features.rows.split(REGIONS_AT_ONCE)
+        ]
+    )
     num_regions_B = data.features.lengths.to(device)
     blocks = []
     for words in _blocks(data.words):

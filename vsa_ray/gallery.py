@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vsa_ray import batches
 from vsa_ray.checkpoints import Aligner
@@ -23,11 +24,14 @@ def gallery_images(
 ) -> Iterator[GalleryImage]:
     """A card for each image of `regions`, made when it is asked for.
 
+    An image that has not been captioned says so.
+
     Args:
         regions: the images to show.
         captions: theirs, and maybe others'.
         sentences: theirs, and maybe others'; the words are aligned here.
     """
+    captions = captions.filter(pc.is_in(captions["image_id"], value_set=regions["image_id"]))
     captions_of = {row["image_id"]: row for row in captions.to_pylist()}
     words_of: dict[str, list[list[str]]] = {}
     columns = sentences["image_id"].to_pylist(), sentences["words"].to_pylist()
@@ -40,13 +44,17 @@ def gallery_images(
         if row["status"] != "ok":
             yield _failed(row, sentences_of, row["error"])
             continue
+        caption = captions_of.get(row["image_id"])
+        if caption is None or caption["caption"] is None:
+            reason = caption["error"] if caption else "it is not in the captions table"
+            yield _failed(row, sentences_of, f"no caption: {reason}")
+            continue
         try:
             pixels = load(row["uri"], ImageConfig())
         except ImageError as error:
             yield _failed(row, sentences_of, str(error))
             continue
         snippets = align(aligner, config, batches.features(image).rows, sentences_of)
-        caption = captions_of[row["image_id"]]
         yield GalleryImage(
             image_id=row["image_id"],
             width=row["width"],

@@ -1,12 +1,13 @@
 """The hand-offs between stages: every table's columns, and what the names mean.
 
-    corpora.py      corpus at a URI ─▶ images, sentences, phrases
-    regions.py      images ─▶ regions: the whole image + up to 19 boxes, one CNN feature each
-    alignment.py    regions + sentences ─▶ alignment model (a checkpoint directory)
+    corpora/        corpus at a URI ─▶ images, sentences, phrases
+    regions/        images ─▶ regions: the whole image + up to 19 boxes, one CNN feature each
+    alignment/      regions + sentences ─▶ alignment model (a checkpoint directory)
     snippets.py     regions + sentences + alignment model ─▶ snippets: a box and the words it got
-    mrnn.py         regions + sentences and/or snippets ─▶ caption model (a checkpoint directory)
+    mrnn/           regions + sentences and/or snippets ─▶ caption model (a checkpoint directory)
     captions.py     regions + caption model ─▶ captions: one an image, one a region
-    metrics.py      all of them ─▶ metrics.json        report.py ─▶ gallery/index.html
+    evaluation.py   models + tables, by metrics/ ─▶ metrics.json, which summary.py shows
+    gallery.py      models + tables ─▶ cards of images, by report.py ─▶ gallery/index.html
 
 A stage takes a `pyarrow.Table` of one schema and returns one of the next; it never looks inside
 another stage. Tables are Parquet directories at a URI; see `storage.py` for how they commit.
@@ -16,9 +17,10 @@ x2 and y2 exclusive. In a `regions` row, region 0 is always the whole image; det
 most confident first. Fewer than 19 detections is normal: nothing is ever padded in a table.
 
 Shape suffixes, one letter an axis (`sims_BRW`): B images of a batch, C sentences (captions) of a
-batch, R regions of an image, W words of all sentences of a batch end to end, T word positions of a
-padded sentence, D the space that regions and words share, F the CNN feature, H hidden units,
-V vocabulary, K beams, M regions as states of the chain, N workers.
+batch, R regions of an image, P regions of all images of a batch end to end, W words of all
+sentences of a batch end to end, T word positions of a padded sentence, D the space that regions and
+words share, F the CNN feature, H hidden units, V vocabulary, K beams, M regions as states of the
+chain, N workers. A small letter is a part of an axis, or one thing of it.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ REGIONS = pa.schema(
         "scores": pa.list_(pa.float32()),  # (R,) confidence of the detector; 1 for the whole image
         "labels": pa.list_(pa.string()),  # (R,) class of the detector, "" where it has none
         "features": pa.list_(pa.list_(pa.float16())),  # (R, F)
-        "status": pa.string(),  # "ok", or the kind of failure (images.py); then the lists are empty
+        "status": pa.string(),  # "ok", or the kind of failure (images/); then the lists are empty
         "error": pa.string(),  # null where status is "ok"
     }
 )

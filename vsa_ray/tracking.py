@@ -6,6 +6,7 @@ of one machine: a cluster needs a tracking server.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import logging
 import os
@@ -22,6 +23,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from vsa_ray.config import flatten
+from vsa_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,18 @@ logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 EXPERIMENT = "vsa_ray"
+SQLITE = "sqlite:///"
 _MAX_PARAM = 500
 _VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "mlflow")
 
 
+class TrackingError(UserError):
+    """A store that takes no runs."""
+
+
 def store() -> str:
     """Where runs go, as every process of this machine understands it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +101,11 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
             working directory of its own.
 
     Raises:
-        MlflowException: there is no store, or it cannot be reached.
+        TrackingError: there is no store, or it cannot be reached.
     """
     uri = parent.uri if parent else store()
-    client = _client(uri)
     tags = {"mlflow.runName": name, "mlflow.parentRunId": parent.run_id if parent else ""}
-    created = client.create_run(
-        _experiment(client), tags={key: value for key, value in tags.items() if value}
-    )
-    current = Run(uri, created.info.run_id)
+    current = Run(uri, _begin(uri, {key: value for key, value in tags.items() if value}))
     current.params(settings)
     versions = {f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS}
     current.tags({**versions, "machine": platform.platform(), "python": platform.python_version()})
@@ -118,10 +121,42 @@ def _client(uri: str) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def _experiment(client: mlflow.MlflowClient) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
+def _begin(uri: str, tags: Mapping[str, str]) -> str:
+    """Make a run -> its id."""
+    try:
+        with _alone(uri):
+            client = _client(uri)  # makes the store
+            experiment = _experiment(client, uri)
+        return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
+    except MlflowException as error:
+        raise TrackingError(
+            f"MLflow takes no runs at {uri}: {error}; set MLFLOW_TRACKING_URI to a store that does"
+        ) from error
+
+
+def _experiment(client: mlflow.MlflowClient, uri: str) -> str:
+    if found := client.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)
     # A server keeps artifacts where it was told to; beside a SQLite file they need a place.
-    location = str(Path.cwd() / "mlruns") if store().startswith("sqlite:") else None
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    location = str(Path.cwd() / "mlruns") if uri.startswith(SQLITE) else None
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException:
+        if found := client.get_experiment_by_name(EXPERIMENT):  # another job was a little faster
+            return str(found.experiment_id)
+        raise
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Jobs of one machine one after the other: two that make a SQLite store at once spoil it."""
+    folder = Path(uri.removeprefix(SQLITE)).parent
+    if not (uri.startswith(SQLITE) and folder.is_dir()):
+        yield
+        return
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)

@@ -6,6 +6,7 @@ MLflow the search is one run with a run below it for every trial.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from vsa_ray import storage
+from vsa_ray.errors import mistake_behind
+
+logger = logging.getLogger(__name__)
 
 EXPERIMENT = "_tune"
 """Ray's own state of a search, below its output: what it is resumed from."""
@@ -46,6 +50,7 @@ class SearchConfig:
     """No trial is stopped before so many epochs."""
 
     seed: int = 0
+    """Of the proposals."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "concurrent_trials", "grace_epochs"):
@@ -59,6 +64,10 @@ class SearchConfig:
                 )
         if not self.embed_dim or min(self.embed_dim) < 1:
             raise ValueError(f"SearchConfig.embed_dim must be sizes >= 1, got {self.embed_dim}")
+
+
+class SearchError(RuntimeError):
+    """No trial of a search came to a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,9 @@ def search(
         trial: trains with a proposal, and hands the callbacks on to the training.
         score: the metric that says how good an epoch was; higher is better.
         epochs: how many a trial runs if it is not stopped.
+
+    Raises:
+        SearchError: all trials failed; its cause is the first one's.
     """
     filesystem, path = storage.resolve(out)
     experiment = f"{path}/{EXPERIMENT}"
@@ -114,10 +126,40 @@ def search(
                 scheduler=ASHAScheduler(max_t=epochs, grace_period=config.grace_epochs),
             ),
             run_config=ray.tune.RunConfig(
-                name=EXPERIMENT, storage_path=path, storage_filesystem=filesystem
+                name=EXPERIMENT,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=[_Told(config.trials, score)],
+                verbose=0,  # tables of every change; see _Told
             ),
         )
     return _ranked(tuner.fit(), score)
+
+
+class _Told(ray.tune.Callback):
+    """Logs a line when a trial begins, and one when it ends."""
+
+    def __init__(self, trials: int, score: str) -> None:
+        self.trials = trials
+        self.score = score
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trials, trial, short(trial.config))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        score, epochs = trial.last_result[self.score], trial.last_result["epoch"]
+        self._tell(trials, trial, f"{score:.2f} after {epochs:.0f} epochs")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trials, trial, "failed")
+
+    def _tell(self, trials: list[Any], trial: Any, text: str) -> None:
+        logger.info("trial %d/%d: %s", trials.index(trial) + 1, self.trials, text)
+
+
+def short(settings: Settings) -> str:
+    """A proposal in one line."""
+    return ", ".join(f"{name} {settings[name]:.4g}" for name in sorted(settings))
 
 
 def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
@@ -125,5 +167,21 @@ def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
     for result in (results[i] for i in range(len(results))):
         history = result.metrics_dataframe
         if result.config is not None and history is not None and score in history:
-            trials.append(Trial(result.config, float(history[score].max()), len(history)))
+            # Not its rows: after a restart an epoch may be there twice.
+            epochs = int(history["epoch"].max())
+            trials.append(Trial(result.config, float(history[score].max()), epochs))
+    errors: list[Exception] = results.errors
+    if errors:
+        told = (
+            f"{len(errors)} of {len(results)} trials failed, the first with: {_reason(errors[0])}"
+        )
+        if not trials:
+            raise SearchError(told) from errors[0]
+        logger.warning("%s", told)
     return sorted(trials, key=lambda trial: -trial.score)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what Ray tells of an error on a worker: the rest is its traceback."""
+    lines = [line.strip() for line in str(mistake_behind(error) or error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vsa_ray import storage
+from vsa_ray.errors import UserError
 
 END = 0
 """The id that ends a sentence, and on the input side the one that starts it. No word has it."""
@@ -58,7 +59,7 @@ class Vocabulary:
         """Count tokenised sentences of the training split.
 
         Raises:
-            ValueError: no word is frequent enough.
+            UserError: no word is frequent enough.
         """
         counts: Counter[str] = Counter()
         total = 0
@@ -71,7 +72,7 @@ class Vocabulary:
             key=lambda item: (-item[1], item[0]),
         )
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"no word occurs {min_count} times in {total} training sentences; "
                 "lower min_count, or check that the corpus has a train split"
             )

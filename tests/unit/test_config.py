@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ class Job:
     part: Part = field(default_factory=Part)
     fast: bool = False
     sizes: tuple[int, ...] = ()
+    old_name: int = 0
 
 
 def read(*flags: str) -> Job:
@@ -133,13 +135,27 @@ def test_wrong_settings_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_wrong_name_in_a_file_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "job.yaml").write_text("out: x\npart: {cuont: 2}\n")
-    with pytest.raises(SystemExit):
-        read("--config", str(tmp_path / "job.yaml"))
-    assert "--part.cuont" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("part: {cuont: 2}", "there is no setting part.cuont; did you mean part.count?"),
+        ("prat: {count: 2}", "there is no setting prat.count; did you mean part.count?"),
+        ("fast: {much: 1}", "there is no setting fast.much; did you mean fast?"),
+        ("weather: fine", "there is no setting weather; --help lists them"),
+        ("part: 3", "part has settings of its own: part.kind, part.count"),
+    ],
+)
+def test_a_wrong_name_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"out: x\n{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(f"--config {file}: {message}")):
+        read("--config", str(file))
+
+
+def test_names_in_a_file_may_be_written_as_flags_are(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("out: x\nold-name: 4\n")
+    assert read("--config", str(tmp_path / "job.yaml")).old_name == 4
+    assert read("--config", str(tmp_path / "job.yaml"), "--old-name", "5").old_name == 5
 
 
 def test_flatten_and_yaml() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,37 @@ def test_limits_draw_by_seed_and_higher_ones_only_add(tmp_path: Path, seed: int)
     assert len(splits(read(tmp_path, max_train=99))) == 40
 
 
+@pytest.fixture
+def unsplit(tmp_path: Path) -> Path:
+    """Twenty images, a sentence each, in no split."""
+    names = [f"{i:02}.jpg" for i in range(20)]
+    write(tmp_path, "own.token.txt", "".join(f"{name}#0\tA dog .\n" for name in names))
+    paint(tmp_path, *names)
+    return tmp_path
+
+
+def test_splits_that_a_corpus_lacks_are_drawn_from_train(unsplit: Path) -> None:
+    assert set(splits(read(unsplit)).values()) == {""}
+    shared = splits(read(unsplit, dev_share=0.1, test_share=0.2))
+    assert Counter(shared.values()) == {"train": 14, "dev": 2, "test": 4}
+    assert splits(read(unsplit, dev_share=0.1, test_share=0.2)) == shared
+    assert splits(read(unsplit, dev_share=0.1, test_share=0.2, seed=1)) != shared
+    more = splits(read(unsplit, dev_share=0.3))
+    assert {i for i, s in shared.items() if s == "dev"} < {i for i, s in more.items() if s == "dev"}
+    assert read(unsplit, dev_share=0.1).oddities == {}
+    assert "dev" in splits(read(unsplit, dev_share=0.001)).values()
+
+
+def test_a_split_that_a_corpus_has_is_left_alone(flickr: Path) -> None:
+    assert splits(read(flickr, dev_share=0.5, test_share=0.4)) == splits(read(flickr))
+
+
+def test_a_share_leaves_images_in_no_split_alone(unsplit: Path) -> None:
+    write(unsplit, "own.trainImages.txt", "".join(f"{i:02}.jpg\n" for i in range(10)))
+    shared = splits(read(unsplit, dev_share=0.2, max_train=3))
+    assert Counter(shared.values()) == {"train": 3, "dev": 2, "": 10}
+
+
 def test_limits_leave_sentences_of_other_images_out(flickr: Path) -> None:
     write(flickr, "text/Flickr_8k.trainImages.txt", "b.jpg\na.jpg\n")
     write(flickr, "text/Flickr_8k.devImages.txt", "")
@@ -218,6 +250,8 @@ def test_images_that_are_elsewhere(flickr: Path) -> None:
     [
         ({"format": "voc"}, r"ReaderConfig\.format must be one of auto, flickr, .* got 'voc'"),
         ({"max_dev": -1}, r"ReaderConfig\.max_dev must be >= 0, got -1"),
+        ({"dev_share": 1}, r"ReaderConfig\.dev_share must be in \[0, 1\), got 1"),
+        ({"dev_share": 0.5, "test_share": 0.5}, "must leave images to train on, got 0.5 and 0.5"),
     ],
 )
 def test_config_is_checked(wrong: dict[str, object], message: str) -> None:

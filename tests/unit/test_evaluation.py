@@ -225,6 +225,16 @@ def test_captions_that_are_of_no_such_image(
         evaluation.captioning(captions.slice(0, 0), regions, sentences, [])
 
 
+def test_regions_encoded_in_parts_score_the_same(
+    aligner: Aligner, regions: pa.Table, sentences: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = evaluation.pairs(regions, sentences, aligner.vocabulary)
+    whole = evaluation.retrieval_scores(aligner.model, data)
+    monkeypatch.setattr(evaluation, "REGIONS_AT_ONCE", 2)
+    monkeypatch.setattr(evaluation, "SENTENCES_AT_ONCE", 3)
+    assert np.allclose(evaluation.retrieval_scores(aligner.model, data), whole)
+
+
 def test_word_scores(aligner: Aligner, regions: pa.Table) -> None:
     features_RF = batches.features(regions.slice(2, 1)).rows
     sentences = Ragged.of([np.array([2, 3]), np.array([], dtype=np.int64)])

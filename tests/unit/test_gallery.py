@@ -86,6 +86,22 @@ def test_images_that_failed_say_why(cards: dict[str, GalleryImage]) -> None:
     assert "plain.jpg" in cards["plain.jpg"].error
 
 
+def test_images_that_were_not_captioned_say_so(
+    pictures: pa.Table, captions: pa.Table, sentences: pa.Table, aligner: Aligner
+) -> None:
+    rows = captions.to_pylist()[:2]
+    rows[1] |= {"caption": None, "log_prob": None, "regions": [], "error": "lost since"}
+    captions = pa.Table.from_pylist(rows, schema=captions.schema)
+    found = list(
+        gallery_images(pictures.slice(0, 3), captions, sentences, aligner, SnippetConfig())
+    )
+    assert [card.error for card in found] == [
+        "",
+        "no caption: lost since",
+        "no caption: it is not in the captions table",
+    ]
+
+
 def test_an_image_without_sentences(
     pictures: pa.Table, captions: pa.Table, sentences: pa.Table, aligner: Aligner
 ) -> None:

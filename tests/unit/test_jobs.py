@@ -9,12 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
 
 from jobs import launch
-from vsa_ray import storage
+from vsa_ray import schema, storage
 from vsa_ray.config import parse
 
 CONFIGS = Path(launch.__file__).with_name("configs")
@@ -98,6 +99,17 @@ def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         storage.commit(str(run / name), {})
     storage.write_table(str(run / "begun"), pa.table({"image_id": ["a"]}))
     (run / "empty").mkdir()
+    (run / "photo.jpg").write_bytes(b"")
+    said = storage.read_table(str(run / "sentences"), schema.SENTENCES)
+    dev = said.slice(0, 1).set_column(2, "split", pa.array(["dev"]))
+    for name, table in {"sentences": pa.concat_tables([said, dev]), "without_dev": said}.items():
+        storage.write_table(str(run / name), table)
+        storage.commit(str(run / name), {})
+    wide = storage.read_table(str(run / "regions"), schema.REGIONS).slice(0, 1)
+    at = wide.schema.names.index("features")
+    features = schema.nested([np.zeros((2, 9))], pa.float16())
+    storage.write_table(str(run / "wide"), wide.set_column(at, "features", features))
+    storage.commit(str(run / "wide"), {})
     monkeypatch.chdir(run)
     return run
 
@@ -151,6 +163,62 @@ MISTAKES = [
     *missing_and_unfinished("caption_corpus", CAPTIONED, "--regions-table"),
     ("extract_snippets", (*ALIGNED, "--alignment", "empty"), f"--alignment empty {MODEL}"),
     ("caption_corpus", (*CAPTIONED, "--mrnn", "lost"), f"--mrnn lost {MODEL}"),
+    (
+        "extract_snippets",
+        (*ALIGNED, "--alignment", "mrnn"),
+        "--alignment mrnn holds MultimodalRNN, but AlignmentModel is needed; give what "
+        "jobs.train_alignment makes",
+    ),
+    (
+        "caption_corpus",
+        (*CAPTIONED, "--mrnn", "alignment"),
+        "--mrnn alignment holds AlignmentModel, but MultimodalRNN is needed",
+    ),
+    (
+        "caption_corpus",
+        (*CAPTIONED, "--regions-table", "wide"),
+        "--mrnn mrnn takes features of 6 numbers, but those of wide have 9",
+    ),
+    (
+        "extract_snippets",
+        (*ALIGNED, "--regions", "wide"),
+        "--alignment alignment takes features of 6 numbers, but those of wide have 9",
+    ),
+    *(
+        (
+            name,
+            (*flags, "--sentences", "without_dev"),
+            r"--sentences \S*without_dev has no sentence of the dev split "
+            r"\(it has 3 train, 5 test\); give .* --reader.dev-share 0.1",
+        )
+        for name, flags in [("train_alignment", ON_REGIONS), ("train_mrnn", BOTH)]
+    ),
+    ("tune", (*ON_REGIONS, "--sentences", "without_dev"), "has no sentence of the dev split"),
+    (
+        "train_alignment",
+        (*ON_REGIONS, "--regions", "photo.jpg"),
+        "--regions photo.jpg is a file; a table is a directory",
+    ),
+    *(
+        (
+            name,
+            ("--images", "photo.jpg", "--out", "o", *more),
+            "--images photo.jpg is a file; give the directory that holds it",
+        )
+        for name, more in [("detect_regions", ()), ("caption_corpus", ("--mrnn", "mrnn"))]
+    ),
+    ("read_corpus", ("--corpus", "photo.jpg", "--out", "o"), "--corpus photo.jpg is a file"),
+    (
+        "evaluate",
+        ("--run", ".", "--split", "tset"),
+        r"--split tset: no image of \./regions is in it; there are: test, train",
+    ),
+    ("evaluate", ("--run", ".", "--gallery-images", "-1"), "--gallery-images must be >= 0, got -1"),
+    (
+        "pipeline",
+        ("--corpus", ".", "--out", "o", "--gallery-images", "-1"),
+        "--gallery-images must be >= 0, got -1",
+    ),
     ("caption_corpus", (*CAPTIONED, "--images", "."), "give either --images or --regions-table"),
     (
         "caption_corpus",
@@ -219,6 +287,26 @@ def test_wrong_values_are_named(
     ended = start(name, *NEEDED[name], *flags)
     assert ended.code == 2
     assert message in " ".join(ended.err.replace("│", " ").split())
+
+
+@every_job
+def test_every_setting_says_what_it_is(name: str, start: Start) -> None:
+    shown = start(name, "--help").out
+    for option in shown.split("\n│ --")[1:]:
+        words = " ".join(option.replace("│", " ").split())
+        flag, text = re.match(r"(\S+)(?: \{.*?\}| [A-Z]+)*(.*)", words).groups()  # type: ignore[union-attr]
+        assert re.match(r" [^(]+\((default|required)", text), f"--{flag} says nothing: {words}"
+
+
+def test_changed_settings_come_back_from_what_is_printed(start: Start, tmp_path: Path) -> None:
+    flags = ["--search.margin", "0.1", "0.2", "--search.embed-dim", "8", "16", "32"]
+    flags += ["--training.learning-rate", "1e-5", "--alignment.loss", "softmax"]
+    ended = start("tune", *NEEDED["tune"], *flags, "--print-config")
+    (tmp_path / "printed.yaml").write_text(ended.out)
+    settings = importlib.import_module("jobs.tune").JobConfig
+    printed = parse(settings, description="", argv=["--config", str(tmp_path / "printed.yaml")])
+    assert printed.search.embed_dim == (8, 16, 32)
+    assert printed == parse(settings, description="", argv=[*NEEDED["tune"], *flags])
 
 
 def test_a_setting_without_a_value_in_a_file_keeps_its_default(tmp_path: Path) -> None:

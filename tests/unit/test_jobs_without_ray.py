@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from jobs import launch
+from jobs import launch, read_corpus
 from vsa_ray import schema, storage
 from vsa_ray.captions import CaptionConfig, CaptionRegions
+from vsa_ray.config import ConfigError
+from vsa_ray.corpora import ReaderConfig, SceneConfig, generate_scenes
 from vsa_ray.outputs import Written
 
 Start = Callable[..., Any]
@@ -36,6 +40,31 @@ def test_scenes_are_drawn_and_read(start: Start, here: Path) -> None:
     ended = start(*read, "--reader.max-train", "1")
     assert ended.code == 2
     assert "was begun with another reader.max_train: 0 before, 1 now" in ended.err
+
+
+def test_other_scenes_in_one_place_are_refused(start: Start, here: Path) -> None:
+    assert start("generate_scenes", "--out", "scenes", *SCENES).code == 0
+    ended = start("generate_scenes", "--out", "scenes", *SCENES, "--scenes.seed", "5")
+    assert ended.code == 2
+    assert re.fullmatch(
+        r"error: scenes: holds other scenes .*; give another directory\n", ended.err
+    )
+
+
+def test_a_split_that_is_needed_and_empty(here: Path) -> None:
+    generate_scenes("scenes", SceneConfig(train=2, dev=0, test=1))
+    job = read_corpus.JobConfig(corpus="scenes", out="tables")
+    read_corpus.main(job, splits=("train", "test"))
+    with pytest.raises(
+        ConfigError, match=r"no sentence of the dev split \(it has 5 test, 10 train"
+    ):
+        read_corpus.main(job, splits=("train", "dev"))
+    elsewhere = replace(job, out="others")
+    with pytest.raises(ConfigError, match=r"--reader\.dev-share"):
+        read_corpus.main(elsewhere, splits=("train", "dev"))
+    assert not (here / "others").exists()  # so that the same --out can be used with a share
+    shared = replace(elsewhere, reader=ReaderConfig(dev_share=0.5))
+    read_corpus.main(shared, splits=("train", "dev", "test"))
 
 
 def test_a_folder_that_is_no_corpus(start: Start, here: Path) -> None:
@@ -87,6 +116,7 @@ def test_evaluate_refuses_a_model_that_is_none(start: Start, run: Path, here: Pa
     ended = start("evaluate", "--run", str(run))
     assert ended.code == 2
     assert "alignment holds MultimodalRNN, but AlignmentModel is needed" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 def test_what_was_written_is_told_by_status(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mlflow.entities import Run as StoredRun
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 from vsa_ray import tracking
-from vsa_ray.tracking import Run
+from vsa_ray.tracking import Run, TrackingError
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -138,10 +139,40 @@ def test_a_store_that_is_dead_from_the_start_is_an_error(
     # Better now than after a night of training that nobody can look at.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with (
-        pytest.raises(mlflow.exceptions.MlflowException, match=r"127\.0\.0\.1"),
+        pytest.raises(TrackingError, match=r"127\.0\.0\.1:9: .*; set MLFLOW_TRACKING_URI"),
         tracking.run("training", {}),
     ):
         pytest.fail("the job has started")
+
+
+def test_jobs_that_start_at_once_share_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job makes it after this one has looked for it, and before it makes its own."""
+    with tracking.run("other", {}) as other:
+        experiment = stored(other).info.experiment_id
+    look, looks = mlflow.MlflowClient.get_experiment_by_name, iter([False])
+    monkeypatch.setattr(
+        mlflow.MlflowClient,
+        "get_experiment_by_name",
+        lambda client, name: look(client, name) if next(looks, True) else None,
+    )
+    with tracking.run("this", {}) as run:
+        assert stored(run).info.experiment_id == experiment
+
+
+def test_a_sqlite_store_is_made_by_one_job_at_a_time(here: Path) -> None:
+    order: list[str] = []
+
+    def other() -> None:
+        with tracking.run("other", {}):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with tracking._alone(tracking.store()):
+        thread.start()
+        thread.join(timeout=0.3)
+        order.append("this")
+    thread.join()
+    assert order == ["this", "other"]
 
 
 def test_a_child_goes_to_its_parents_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

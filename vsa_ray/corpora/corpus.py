@@ -15,6 +15,7 @@ from vsa_ray import schema
 from vsa_ray.corpora import entities
 from vsa_ray.corpora.layouts import Format, Layout
 from vsa_ray.corpora.readers import Contents, read_coco, read_flickr, read_folder, read_karpathy
+from vsa_ray.errors import UserError
 from vsa_ray.vocabulary import tokenise
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,15 @@ class ReaderConfig:
     max_test: int = 0
     """The same for test."""
 
+    dev_share: float = 0.0
+    """Of a corpus that has no dev split: the share of its train images, drawn by `seed`, that
+    become one. Where no image is in a split at all, they all count as train."""
+
+    test_share: float = 0.0
+    """The same for a corpus that has no test split."""
+
     seed: int = 0
-    """Which images a limit keeps. A higher limit keeps the same ones and more."""
+    """Which images a limit or a share keeps. A higher limit keeps the same ones and more."""
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
@@ -57,6 +65,16 @@ class ReaderConfig:
         for name in ("max_train", "max_dev", "max_test"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ReaderConfig.{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("dev_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"ReaderConfig.{name} must be in [0, 1), got {getattr(self, name)}"
+                )
+        if self.dev_share + self.test_share >= 1:
+            raise ValueError(
+                "ReaderConfig.dev_share and test_share must leave images to train on, got "
+                f"{self.dev_share} and {self.test_share}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,17 +103,18 @@ def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
     images, what is odd in phrases for those within the limits.
 
     Raises:
-        ValueError: there is no corpus of that format, or no image of it.
+        UserError: there is no corpus of that format, or no image of it.
     """
     layout = Layout(uri)
     layout_format = layout.format() if config.format == "auto" else config.format
     contents = READERS[layout_format](layout)
     if not contents.images:
         named = min((said.image_id for said in contents.sentences), default="")
-        raise ValueError(
+        raise UserError(
             f"{uri}: none of the images that its files name is below it (the first is {named!r}); "
             "put the image folder there"
         )
+    _share_out(contents, config)
     kept = _within_limits(contents, config)
     sentences = _sentences(contents, kept)
     phrases, odd = schema.PHRASES.empty_table(), Counter[str]()
@@ -127,6 +146,21 @@ def _unused(contents: Contents) -> Counter[str]:
             "image in no split": sum(not contents.splits.get(i) for i in contents.images),
         }
     )
+
+
+def _share_out(contents: Contents, config: ReaderConfig) -> None:
+    """Give a corpus the dev and test splits that it lacks, out of its train split."""
+    shares = {"dev": config.dev_share, "test": config.test_share}
+    if any(shares.values()) and not any(contents.splits.get(i) for i in contents.images):
+        contents.splits = dict.fromkeys(contents.images, "train")
+    splits = {image_id: contents.splits.get(image_id, "") for image_id in contents.images}
+    train = [image_id for image_id, split in splits.items() if split == "train"]
+    images = len(train)
+    for split, share in shares.items():
+        if share and split not in splits.values():
+            drawn = set(_drawn(train, max(1, round(share * images)), config.seed))
+            contents.splits |= dict.fromkeys(drawn, split)
+            train = [image_id for image_id in train if image_id not in drawn]
 
 
 def _within_limits(contents: Contents, config: ReaderConfig) -> dict[str, str]:

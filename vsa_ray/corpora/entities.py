@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from vsa_ray import schema, storage
+from vsa_ray.errors import UserError
 from vsa_ray.vocabulary import tokenise
 
 ARCHIVE = "annotations.tar.xz"
@@ -52,7 +53,7 @@ def read_phrases(
     A phrase whose chain has no box is left out, and a sentence without such phrases too.
 
     Raises:
-        ValueError: there are no such annotations at the URI.
+        UserError: there are no such annotations at the URI.
     """
     images = {PurePosixPath(i).stem.partition("_")[0]: i for i in splits}
     annotations, texts, odd = _parsed(_files(uri, images.keys()))
@@ -181,7 +182,7 @@ def _files(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
         if file.endswith(suffix)
     ]
     if not files:
-        raise ValueError(
+        raise UserError(
             f"{uri}: no Annotations/*.xml and Sentences/*.txt, and no {ARCHIVE}; "
             "give the Flickr30k Entities directory, or leave phrases empty"
         )
@@ -205,4 +206,4 @@ def _archived(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes
                     if stream:  # None for a directory of such a name
                         yield path.parent.name, path.stem, stream.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"{uri}: not a whole .tar.xz archive ({error})") from error
+        raise UserError(f"{uri}: not a whole .tar.xz archive ({error})") from error

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from vsa_ray import storage
+from vsa_ray.errors import UserError
 
 Format = Literal["auto", "flickr", "coco", "karpathy", "folder"]
 
@@ -22,12 +23,12 @@ class Layout:
     """What lies below a directory: its images, by folder and name, and its other files.
 
     Raises:
-        ValueError: it is not a directory, or there is nothing in it.
+        UserError: it is not a directory, or there is nothing in it.
     """
 
     def __init__(self, uri: str) -> None:
         if storage.exists(uri) and not storage.is_directory(uri):
-            raise ValueError(f"{uri}: a file; give the directory that holds the corpus")
+            raise UserError(f"{uri}: a file; give the directory that holds the corpus")
         self.uri = storage.absolute(uri)
         self.folders: dict[str, dict[str, str]] = defaultdict(dict)
         """Folder -> name of an image in it -> its URI."""
@@ -42,7 +43,7 @@ class Layout:
             else:
                 self.documents.append(file)
         if not self.folders and not self.documents:
-            raise ValueError(
+            raise UserError(
                 f"{uri}: no files below it; give the directory that holds the corpus "
                 "(for S3, check the bucket and the prefix)"
             )
@@ -59,7 +60,7 @@ class Layout:
         """The only document of its kind.
 
         Raises:
-            ValueError: there is none, or more than one.
+            UserError: there is none, or more than one.
         """
         # Flickr8k.lemma.token.txt lies beside Flickr8k.token.txt: base forms, not sentences.
         found = [file for file in self.matching(patterns) if ".lemma." not in file]
@@ -67,11 +68,11 @@ class Layout:
             return found[0]
         what = f"{what} ({' or '.join(patterns)})"
         if found:
-            raise ValueError(
+            raise UserError(
                 f"{self.uri}: {len(found)} files could be the {what}: {', '.join(found)}; "
                 "give a directory with one of them"
             )
-        raise ValueError(f"{self.uri}: no {what} below it; is this the right directory and format?")
+        raise UserError(f"{self.uri}: no {what} below it; is this the right directory and format?")
 
     def images(self) -> dict[str, str]:
         """Path below the directory -> URI."""
@@ -93,7 +94,7 @@ class Layout:
         Karpathy's JSON comes first: it is laid over a corpus that has its own annotations.
 
         Raises:
-            ValueError: it is none of them.
+            UserError: it is none of them.
         """
         if self.matching(KARPATHY_FILES):
             return "karpathy"
@@ -103,7 +104,7 @@ class Layout:
             return "coco"
         if self.folders:
             return "folder"
-        raise ValueError(
+        raise UserError(
             f"{self.uri}: not a corpus; looked for {' or '.join(TOKEN_FILES)} (Flickr), "
             f"{COCO_FILES[0]} (COCO), {KARPATHY_FILES[0]} (Karpathy) and images "
             f"({', '.join(IMAGE_SUFFIXES)})"

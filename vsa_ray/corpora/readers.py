@@ -19,6 +19,7 @@ from vsa_ray.corpora.layouts import (
     TOKEN_FILES,
     Layout,
 )
+from vsa_ray.errors import UserError
 
 COCO_HELD_OUT = 5_000
 """Images of COCO's dev split, and of its test split."""
@@ -71,7 +72,7 @@ def read_folder(layout: Layout) -> Contents:
     """Images alone, each known by its path below the directory, all of them in no split."""
     images = layout.images()
     if not images:
-        raise ValueError(f"{layout.uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it")
+        raise UserError(f"{layout.uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it")
     return Contents(images=images)
 
 
@@ -90,7 +91,7 @@ def read_flickr(layout: Layout) -> Contents:
         else:
             said[image_id, int(number)] = Said(image_id, int(number), text)
     if not said:
-        raise ValueError(f"{token_file}: no line reads name.jpg#0<TAB>text; is it a token file?")
+        raise UserError(f"{token_file}: no line reads name.jpg#0<TAB>text; is it a token file?")
     contents.sentences = list(said.values())
     contents.images = layout.image_folder({image_id for image_id, _ in said})
     _read_split_lists(layout, contents)
@@ -124,7 +125,7 @@ def read_karpathy(layout: Layout) -> Contents:
             case _:
                 oddities["malformed image entry"] += 1
     if not entries:
-        raise ValueError(f"{file}: no entry of 'images' has 'filename' and 'sentences'")
+        raise UserError(f"{file}: no entry of 'images' has 'filename' and 'sentences'")
     return _listed(layout, entries, oddities)
 
 
@@ -141,13 +142,13 @@ def read_coco(layout: Layout) -> Contents:
         name = PurePosixPath(file).name.lower()
         part = next((p for p in ("train", "val", "test") if name.startswith(f"captions_{p}")), "")
         if part in parts:
-            raise ValueError(
+            raise UserError(
                 f"{layout.uri}: two caption files of one part, {parts[part]} and {file}; "
                 "give a directory with one of them (the years of COCO share images)"
             )
         parts[part] = file
     if not parts:
-        raise ValueError(f"{layout.uri}: no caption file ({COCO_FILES[0]}) below it")
+        raise UserError(f"{layout.uri}: no caption file ({COCO_FILES[0]}) below it")
     oddities: Counter[str] = Counter()
     entries = []
     for part, file in parts.items():
@@ -178,14 +179,14 @@ def _coco_entries(file: str, oddities: Counter[str]) -> list[Entry]:
             case _:
                 oddities["malformed annotation"] += 1
     if not any(entry.texts for entry in entries.values()):
-        raise ValueError(f"{file}: no caption of a listed image; is it a COCO *captions* file?")
+        raise UserError(f"{file}: no caption of a listed image; is it a COCO *captions* file?")
     return list(entries.values())
 
 
 def _json_list(file: str, key: str) -> list[Any]:
     value = storage.read_json(file)
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
-        raise ValueError(f"{file}: no list {key!r} in it; is it the right JSON file?")
+        raise UserError(f"{file}: no list {key!r} in it; is it the right JSON file?")
     return list(value[key])
 
 

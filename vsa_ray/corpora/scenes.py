@@ -23,6 +23,7 @@ from vsa_ray import storage
 from vsa_ray.corpora.scene_pictures import paint
 from vsa_ray.corpora.scene_plans import Scene, plan_scene
 from vsa_ray.corpora.scene_sentences import Phrase, Sentence, describe
+from vsa_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def generate_scenes(uri: str, config: SceneConfig) -> None:
     """Write a corpus to a directory. What a stopped run has written is kept, not drawn again.
 
     Raises:
-        ValueError: the directory holds the scenes of another config.
+        UserError: the directory holds the scenes of another config.
     """
     _claim(uri, config)
     token_file = storage.join(uri, "scenes.token.txt")
@@ -92,7 +93,7 @@ def _claim(uri: str, config: SceneConfig) -> None:
         return
     found = storage.read_json(file)
     if found != wanted:
-        raise ValueError(
+        raise UserError(
             f"{uri}: holds other scenes ({found}, asked for {wanted}); give another directory"
         )
 
