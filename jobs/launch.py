@@ -24,8 +24,9 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # How often Ray Train looks at its workers, and so the least time that an epoch takes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Workers import torch before they answer, which takes a busy machine more than Ray's minute.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # How long it waits for room before it counts the nodes anew, as often as it takes: it may be
+    # waiting for one that has just died.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
     # Ctrl-C ends a search as it ends any job; Ray's own handler would return half a result.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }

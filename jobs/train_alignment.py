@@ -3,7 +3,8 @@
     python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \
         --out RUN/alignment
 
-The epoch with the best dev retrieval is kept. A run that is killed goes on when started again.
+The epoch with the best dev retrieval is kept. A run that is killed goes on when
+started again with --resume True.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
+from vsa_ray.training import runs
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import train
 from vsa_ray.training.tasks import AlignmentTask, Metrics, Moments
@@ -37,6 +39,9 @@ class JobConfig:
 
     out: str
     """Where the model goes."""
+
+    resume: bool = False
+    """Go on with a training that was begun at --out and not finished; without, it is refused."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
@@ -60,6 +65,7 @@ def main(
     if done := output.committed():
         logger.info("%s is trained already", config.out)
         return dict(done["best"])
+    runs.begin(output, config.training, resume=config.resume)
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
     vocabulary = Vocabulary.of(sentences, config.vocabulary)
     task = AlignmentTask(

@@ -4,7 +4,7 @@
         --snippets RUN/snippets --out RUN/mrnn
 
 A model trained on both describes images and their regions alike. A run that is killed goes on when
-started again.
+started again with --resume True.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import Output, origin
 from vsa_ray.texts import Text
 from vsa_ray.tracking import Run
+from vsa_ray.training import runs
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import train
 from vsa_ray.training.tasks import CaptionTask, Metrics, Moments
@@ -42,6 +43,9 @@ class JobConfig:
 
     out: str
     """Where the model goes."""
+
+    resume: bool = False
+    """Go on with a training that was begun at --out and not finished; without, it is refused."""
 
     learn_from: Literal["both", "images", "snippets"] = "both"
     """Whole images with their sentences, boxes with their snippets, or both."""
@@ -75,6 +79,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Metrics:
     if done := output.committed():
         logger.info("%s is trained already", config.out)
         return dict(done["best"])
+    runs.begin(output, config.training, resume=config.resume)
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
     vocabulary = Vocabulary.of(sentences, config.vocabulary)
     task = CaptionTask(

@@ -73,7 +73,7 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
 
         def trial(settings: Settings, callbacks: list[Any]) -> None:
             name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
-            training = config.training_with(settings, name)
+            training = replace(config.training_with(settings, name), resume=True)
             train_alignment.main(training, parent, callbacks=callbacks)
 
         trials = search(

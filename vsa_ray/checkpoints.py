@@ -2,15 +2,21 @@
 
 DIR/model.safetensors   weights
 DIR/vocabulary.json     the words behind the ids
-DIR/config.json         which model, its settings and sizes; written last, so that a directory with
-                        it holds a whole model
+DIR/config.json         which model, its settings and sizes, and the digests of the other two;
+                        written last, so that a directory with it holds a whole model
+
+While a model trains, beside them:
+
+DIR/optimizer.safetensors   what the optimizer remembers
+DIR/progress.json           how far the training is, and the optimizer's digest
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -22,7 +28,9 @@ from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.vocabulary import Vocabulary
 
-FILES = ("model.safetensors", "vocabulary.json", "config.json")
+WEIGHTS, VOCABULARY, CONFIG = FILES = ("model.safetensors", "vocabulary.json", "config.json")
+
+OPTIMIZER, PROGRESS = PROGRESS_FILES = ("optimizer.safetensors", "progress.json")
 
 Config = TypeVar("Config", AlignmentConfig, CaptionerConfig)
 
@@ -43,6 +51,20 @@ class Captioner:
     vocabulary: Vocabulary
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a training is. With its seed, this says all that is random about the rest of it."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+
+    step: int = 0
+    """Steps of the epoch after them that are done."""
+
+    loss: float = 0.0
+    """Sum of the losses of these steps."""
+
+
 def best_device() -> str:
     """Where a model of this process should run."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,54 +72,86 @@ def best_device() -> str:
 
 def save(uri: str, model: AlignmentModel | MultimodalRNN, vocabulary: Vocabulary) -> None:
     """Write a model as a checkpoint directory."""
-    weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    storage.write_bytes(storage.join(uri, "model.safetensors"), safetensors.torch.save(weights))
+    _write_tensors(storage.join(uri, WEIGHTS), model.state_dict())
+    vocabulary.save(storage.join(uri, VOCABULARY))
     description = {
         "model": type(model).__name__,
         "config": dataclasses.asdict(model.config),
         "feature_dim": len(model.mean_F),
+        "sha256": _digests(uri, WEIGHTS, VOCABULARY),
     }
-    vocabulary.save(storage.join(uri, "vocabulary.json"))
-    storage.write_json(storage.join(uri, "config.json"), description)
+    storage.write_json(storage.join(uri, CONFIG), description)
 
 
 def copy(source: str, target: str) -> None:
     """Copy a model, without the progress of its training."""
-    for name in FILES:
+    _copy(source, target, FILES)
+
+
+def upload(directory: str, uri: str) -> None:
+    """Copy a model with the progress of its training; until the last file, it holds no model."""
+    _copy(directory, uri, (*PROGRESS_FILES, *FILES))
+
+
+def _copy(source: str, target: str, names: tuple[str, ...]) -> None:
+    for name in names:
         storage.write_bytes(
             storage.join(target, name), storage.read_bytes(storage.join(source, name))
         )
 
 
-def save_progress(uri: str, optimizer: torch.optim.Optimizer, *, epochs: int) -> None:
-    """Write what training needs to go on after so many epochs."""
+def save_progress(uri: str, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write what training needs to go on, beside the model."""
     state = {
-        f"{parameter}.{name}": value.cpu().contiguous()
+        f"{parameter}.{name}": value
         for parameter, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
         if isinstance(value, torch.Tensor)
     }
-    storage.write_bytes(storage.join(uri, "optimizer.safetensors"), safetensors.torch.save(state))
-    storage.write_json(storage.join(uri, "progress.json"), {"epochs": epochs})
+    _write_tensors(storage.join(uri, OPTIMIZER), state)
+    description = {**dataclasses.asdict(progress), "sha256": _digests(uri, OPTIMIZER)}
+    storage.write_json(storage.join(uri, PROGRESS), description)
 
 
-def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> int:
-    """Give the optimizer its memory back -> epochs that are done.
+def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> Progress:
+    """Give the optimizer its memory back -> how far the training was.
 
     Raises:
-        storage.StorageError: a file is missing or broken.
+        storage.StorageError: a file is missing, broken, or of another model.
     """
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in _tensors(storage.join(uri, "optimizer.safetensors")).items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    path = storage.join(uri, "progress.json")
+    path = storage.join(uri, PROGRESS)
     try:
-        return int(storage.read_json(path)["epochs"])
+        values = dict(storage.read_json(path))
+        digests = values.pop("sha256")
+        progress = Progress(**values)
     except FileNotFoundError as error:
         raise storage.StorageError(f"{path} is missing") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise storage.StorageError(f"{path} does not fit this version: {error!r}") from error
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in _tensors(storage.join(uri, OPTIMIZER), digests).items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    _check_memory(storage.join(uri, OPTIMIZER), state, optimizer)
+    groups = optimizer.state_dict()["param_groups"]  # settings; the rate is the schedule's
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return progress
+
+
+def _check_memory(
+    path: str, state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer
+) -> None:
+    """What is remembered of a parameter is a number, or of its shape."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for index, values in state.items():
+        if index >= len(parameters):
+            raise storage.StorageError(f"{path} is of another model: it has more parameters")
+        for name, value in values.items():
+            if value.ndim and value.shape != parameters[index].shape:
+                raise storage.StorageError(
+                    f"{path} is of another model: {index}.{name} has shape {tuple(value.shape)}, "
+                    f"but the model's parameter has {tuple(parameters[index].shape)}"
+                )
 
 
 def load_weights(uri: str, model: nn.Module) -> None:
@@ -106,11 +160,20 @@ def load_weights(uri: str, model: nn.Module) -> None:
     Raises:
         storage.StorageError: the file is missing, broken, or of another model.
     """
-    path = storage.join(uri, "model.safetensors")
-    try:
-        model.load_state_dict(_tensors(path))
-    except RuntimeError as error:
-        raise storage.StorageError(f"{path} is of another model: {error}") from error
+    path = storage.join(uri, WEIGHTS)
+    weights = _tensors(path, _description(uri).get("sha256"))
+    expected = model.state_dict()
+    for name in sorted({*weights, *expected}):
+        found, needed = (
+            tuple(tensors[name].shape) if name in tensors else "nothing"
+            for tensors in (weights, expected)
+        )
+        if found != needed:
+            raise storage.StorageError(
+                f"{path} is of another model: {name} has shape {found}, but the sizes of the model "
+                f"that is to be filled need {needed}"
+            )
+    model.load_state_dict(weights)
 
 
 def load_aligner(uri: str, device: torch.device | str = "cpu") -> Aligner:
@@ -142,20 +205,35 @@ def load_captioner(uri: str, device: torch.device | str = "cpu") -> Captioner:
     return Captioner(model.to(device).eval(), vocabulary)
 
 
+def _description(uri: str) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises:
+        storage.StorageError: it is missing, or no description.
+    """
+    try:
+        description = storage.read_json(storage.join(uri, CONFIG))
+    except FileNotFoundError as error:
+        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
+    return description if isinstance(description, dict) else {}
+
+
 def _describe(
     uri: str, model: type[nn.Module], config: type[Config]
 ) -> tuple[Config, int, Vocabulary]:
     """Settings, width of the feature and vocabulary of the model in a checkpoint directory."""
-    try:
-        description = storage.read_json(storage.join(uri, "config.json"))
-        vocabulary = Vocabulary.load(storage.join(uri, "vocabulary.json"))
-    except (FileNotFoundError, storage.StorageError) as error:
-        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
-    kind = description.get("model") if isinstance(description, dict) else None
+    description = _description(uri)
+    kind = description.get("model")
     if kind != model.__name__:
         raise storage.StorageError(
             f"{uri} holds {kind or 'another thing'}, but {model.__name__} is needed"
         )
+    path = storage.join(uri, VOCABULARY)
+    try:
+        vocabulary = Vocabulary.load(path)
+        _check(path, storage.read_bytes(path), description.get("sha256"))
+    except FileNotFoundError as error:
+        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
     try:
         return config(**description["config"]), int(description["feature_dim"]), vocabulary
     except (KeyError, TypeError, ValueError) as error:
@@ -164,10 +242,39 @@ def _describe(
         ) from error
 
 
-def _tensors(path: str) -> dict[str, torch.Tensor]:
+def _write_tensors(path: str, tensors: dict[str, torch.Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    storage.write_bytes(path, safetensors.torch.save(plain))
+
+
+def _tensors(path: str, digests: object) -> dict[str, torch.Tensor]:
     try:
-        return safetensors.torch.load(storage.read_bytes(path))
+        data = storage.read_bytes(path)
+        tensors = safetensors.torch.load(data)
     except FileNotFoundError as error:
         raise storage.StorageError(f"{path} is missing") from error
     except safetensors.SafetensorError as error:
         raise storage.StorageError(f"{path} is not a whole safetensors file: {error}") from error
+    _check(path, data, digests)
+    return tensors
+
+
+def _digests(uri: str, *names: str) -> dict[str, str]:
+    return {name: _digest(storage.read_bytes(storage.join(uri, name))) for name in names}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check(path: str, data: bytes, digests: object) -> None:
+    """Raises storage.StorageError where a file is not the one that was saved."""
+    name = path.rpartition("/")[2]
+    expected = digests.get(name) if isinstance(digests, dict) else None
+    if expected is None:  # a model of a version that saved none
+        return
+    if _digest(data) != expected:
+        raise storage.StorageError(
+            f"{path} is not the file that was saved: its sha256 is {_digest(data)[:12]}..., "
+            f"{str(expected)[:12]}... was saved; it was changed, or is another model's"
+        )

@@ -15,7 +15,7 @@ from torch import nn
 
 from vsa_ray import checkpoints, storage
 from vsa_ray.alignment import AlignmentConfig, AlignmentModel
-from vsa_ray.checkpoints import Aligner, Captioner
+from vsa_ray.checkpoints import Aligner, Captioner, Progress
 from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.storage import StorageError
 from vsa_ray.vocabulary import Vocabulary
@@ -72,7 +72,8 @@ def test_a_model_is_copied_without_the_progress_of_its_training(
 ) -> None:
     model = alignment_model()
     checkpoints.save(str(tmp_path / "from"), model, vocabulary)
-    checkpoints.save_progress(str(tmp_path / "from"), torch.optim.SGD(model.parameters()), epochs=1)
+    optimizer = torch.optim.SGD(model.parameters())
+    checkpoints.save_progress(str(tmp_path / "from"), optimizer, Progress(epoch=1))
     checkpoints.copy(str(tmp_path / "from"), str(tmp_path / "to"))
     assert {file.name for file in (tmp_path / "to").iterdir()} == set(checkpoints.FILES)
 
@@ -84,6 +85,8 @@ def test_half_a_copy_is_no_model(vocabulary: Vocabulary, tmp_path: Path) -> None
         checkpoints.copy(str(tmp_path / "from"), str(tmp_path / "to"))
     assert not (tmp_path / "to" / "config.json").exists()
 
+
+HALF_WAY = Progress(epoch=3, step=12, loss=0.1 + 0.2)
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adam": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
@@ -113,12 +116,12 @@ def test_a_training_that_was_stopped_goes_on_exactly(
     optimizer = make(stopped.parameters())
     train(stopped, optimizer, range(3))
     checkpoints.save(str(tmp_path), stopped, vocabulary)
-    checkpoints.save_progress(str(tmp_path), optimizer, epochs=3)
+    checkpoints.save_progress(str(tmp_path), optimizer, HALF_WAY)
 
     resumed = alignment_model()
     optimizer = make(resumed.parameters())
     checkpoints.load_weights(str(tmp_path), resumed)
-    assert checkpoints.load_progress(str(tmp_path), optimizer) == 3
+    assert checkpoints.load_progress(str(tmp_path), optimizer) == HALF_WAY
     train(resumed, optimizer, range(3, 6))
     for name, tensor in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
@@ -126,14 +129,14 @@ def test_a_training_that_was_stopped_goes_on_exactly(
 
 def test_progress_before_the_first_step(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(alignment_model().parameters(), momentum=0.9)
-    checkpoints.save_progress(str(tmp_path), optimizer, epochs=0)
-    assert checkpoints.load_progress(str(tmp_path), optimizer) == 0
+    checkpoints.save_progress(str(tmp_path), optimizer, Progress())
+    assert checkpoints.load_progress(str(tmp_path), optimizer) == Progress()
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json"])
 def test_progress_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(alignment_model().parameters())
-    checkpoints.save_progress(str(tmp_path), optimizer, epochs=1)
+    checkpoints.save_progress(str(tmp_path), optimizer, Progress(epoch=1))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(StorageError, match=name):
         checkpoints.load_progress(str(tmp_path), optimizer)
@@ -170,7 +173,7 @@ def test_no_directory_at_all(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere holds no model"):
         checkpoints.load_aligner(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="file holds no model"):
+    with pytest.raises(StorageError, match=r"file/config\.json: a file is where a directory"):
         checkpoints.load_aligner(str(tmp_path / "file"))
 
 
@@ -201,9 +204,85 @@ def test_a_description_that_is_no_description(run: Path) -> None:
 
 
 def test_weights_of_another_vocabulary_are_refused(run: Path) -> None:
-    Vocabulary(("a", "b"), (2, 1), 3).save(str(run / "mrnn" / "vocabulary.json"))
-    with pytest.raises(StorageError, match=r"(?s)of another model.*size mismatch"):
+    other = Vocabulary(("a", "b"), (2, 1), 3)
+    other.save(str(run / "mrnn" / "vocabulary.json"))
+    with pytest.raises(StorageError, match=r"vocabulary\.json is not the file that was saved"):
         checkpoints.load_captioner(str(run / "mrnn"))
+    forget_digests(run / "mrnn")
+    with pytest.raises(
+        StorageError,
+        match=r"model\.safetensors is of another model: \w+\.\w+ has shape \(6.*need \(3",
+    ):
+        checkpoints.load_captioner(str(run / "mrnn"))
+
+
+def forget_digests(model: Path) -> None:
+    """As a version did that saved none."""
+    description = json.loads((model / "config.json").read_text())
+    del description["sha256"]
+    (model / "config.json").write_text(json.dumps(description))
+
+
+def test_a_model_without_digests_is_read(run: Path) -> None:
+    forget_digests(run / "mrnn")
+    checkpoints.load_captioner(str(run / "mrnn"))
+
+
+def test_weights_that_were_changed_are_refused(run: Path) -> None:
+    file = run / "alignment" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # still a whole safetensors file
+    file.write_bytes(data)
+    with pytest.raises(
+        StorageError,
+        match=r"model\.safetensors is not the file that was saved: its sha256 is \w{12}",
+    ):
+        checkpoints.load_aligner(str(run / "alignment"))
+
+
+def test_a_model_of_another_kind_is_refused(run: Path) -> None:
+    with pytest.raises(StorageError, match="holds MultimodalRNN, but AlignmentModel is needed"):
+        checkpoints.load_aligner(str(run / "mrnn"))
+    for name in checkpoints.FILES[:2]:
+        shutil.copy(run / "mrnn" / name, run / "alignment" / name)
+    with pytest.raises(StorageError, match="is not the file that was saved"):
+        checkpoints.load_aligner(str(run / "alignment"))
+    forget_digests(run / "alignment")
+    with pytest.raises(StorageError, match=r"of another model: \w+.* has shape .*need nothing"):
+        checkpoints.load_aligner(str(run / "alignment"))
+
+
+def test_the_memory_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    model = alignment_model()
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    train(model, optimizer, range(1))
+    checkpoints.save_progress(str(tmp_path), optimizer, HALF_WAY)
+    other = OPTIMIZERS["adam"](nn.Linear(2, 3).parameters())
+    with pytest.raises(StorageError, match=r"optimizer\.safetensors is of another model: "):
+        checkpoints.load_progress(str(tmp_path), other)
+    (tmp_path / "progress.json").write_text('{"epoch": 3, "sha256": {}, "place": 7}')
+    with pytest.raises(StorageError, match=r"progress\.json does not fit this version.*place"):
+        checkpoints.load_progress(str(tmp_path), optimizer)
+
+
+def test_an_upload_is_no_model_before_its_last_file(
+    vocabulary: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = alignment_model()
+    checkpoints.save(str(tmp_path / "from"), model, vocabulary)
+    checkpoints.save_progress(str(tmp_path / "from"), torch.optim.SGD(model.parameters()), HALF_WAY)
+    write = storage.write_bytes
+
+    def write_and_try(uri: str, data: bytes) -> None:
+        with pytest.raises(StorageError, match="holds no model"):
+            checkpoints.load_aligner(str(tmp_path / "to"))
+        write(uri, data)
+
+    monkeypatch.setattr(storage, "write_bytes", write_and_try)
+    checkpoints.upload(str(tmp_path / "from"), str(tmp_path / "to"))
+    checkpoints.load_aligner(str(tmp_path / "to"))
+    names = {file.name for file in (tmp_path / "to").iterdir()}
+    assert names == {*checkpoints.FILES, *checkpoints.PROGRESS_FILES}
 
 
 class Planted:
@@ -241,6 +320,7 @@ def test_a_planted_pickle_is_never_run(planted: Path, run: Path) -> None:
             checkpoints.load_captioner(str(run / "mrnn"))
         (run / "mrnn" / name).write_bytes(kept)
     optimizer = torch.optim.SGD(alignment_model().parameters())
+    checkpoints.save_progress(str(run / "mrnn"), optimizer, Progress())
     shutil.copy(planted, run / "mrnn" / "optimizer.safetensors")
     with pytest.raises(StorageError, match="not a whole safetensors file"):
         checkpoints.load_progress(str(run / "mrnn"), optimizer)

@@ -154,6 +154,7 @@ def test_alignment_is_measured_on_the_dev_split(alignment: AlignmentTask, aligne
     found = alignment.evaluate(aligner.model)
     assert found.keys() == {
         "dev/mean_recall",
+        tasks.SPREAD,
         "dev/annotation_r10",
         "dev/annotation_median_rank",
         "dev/search_r10",
@@ -173,6 +174,33 @@ def test_alignment_is_measured_on_the_dev_split(alignment: AlignmentTask, aligne
     assert found["dev/mean_recall"] == pytest.approx(sum(recalls) / 6)
     assert found["dev/search_median_rank"] == full["image_search"]["median_rank"]
     assert full["sentences"] == 4
+    scores_BC = evaluation.retrieval_scores(aligner.model, data)
+    assert found[tasks.SPREAD] == pytest.approx(scores_BC.std() / abs(scores_BC).max())
+
+
+@pytest.mark.parametrize("loss", ["sum_of_hinges", "hardest_negative", "softmax"])
+def test_the_loss_of_a_model_that_tells_nothing_apart(
+    loss: str, alignment: AlignmentTask, learned: pa.Table
+) -> None:
+    config = replace(alignment.config, loss=loss, margin=0.7)
+    task = replace(alignment, config=config)
+    model = task.build()
+    torch.nn.init.zeros_(model.region_layer.weight)  # all scores are 0
+    found = task.loss(model, task.batch(learned, epoch=0, seed=0))
+    assert found.item() == pytest.approx(task.collapsed_loss(4))
+    assert task.evaluate(model)[tasks.SPREAD] == 0
+    assert "training.learning_rate" in task.advice()
+    assert ("alignment.loss softmax" in task.advice()) == (loss != "softmax")
+
+
+def test_the_loss_of_a_captioner_that_knows_frequencies_alone(caption: CaptionTask) -> None:
+    captioner = caption.build()
+    torch.nn.init.zeros_(captioner.output.weight)
+    # Texts whose words are as frequent as the vocabulary says.
+    logs_V = torch.tensor(caption.vocabulary.log_frequencies())
+    expected = -float((logs_V.exp() * logs_V).sum())
+    assert caption.collapsed_loss(10) == pytest.approx(expected)
+    torch.testing.assert_close(captioner.output.bias.detach(), logs_V)
 
 
 SNIPPETS = [
@@ -265,3 +293,4 @@ def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     assert found["dev/cider"] == pytest.approx(cider)
     assert found["dev/score"] == found["dev/cider"]
     assert found["dev/perplexity"] > 1
+    assert found[tasks.SPREAD] == len({said for said, _ in written}) - 1

@@ -16,7 +16,7 @@ class TrainConfig:
     """Passes over the training images."""
 
     batch_size: int = 100
-    """Images of a global batch, over all workers."""
+    """Images of a global batch at most, over all workers. An epoch is cut into equal ones."""
 
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
     """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
@@ -36,21 +36,35 @@ class TrainConfig:
     num_workers: int = 1
     """Processes, one a GPU, or sharing the CPUs."""
 
+    min_workers: int = 0
+    """Fewest processes that training goes on with while nodes are missing; the global batch stays
+    as it is. 0 waits until there is room for num_workers."""
+
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written so often within an epoch, beside the one at its end."""
+
     seed: int = 0
     """Of the first weights, the order of the images, their sentences, and dropout."""
 
     shuffle_images: int = 4_000
-    """Images that a worker holds to shuffle within; all of a small corpus, so a full shuffle."""
+    """Images shuffled at once; all of a small corpus, so a full shuffle."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "num_workers", "shuffle_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_gradient"):
+        for name in ("learning_rate", "max_gradient", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
         if self.weight_decay < 0:
             raise ValueError(f"TrainConfig.weight_decay must be >= 0, got {self.weight_decay}")
+        if self.seed < 0:
+            raise ValueError(f"TrainConfig.seed must be >= 0, got {self.seed}")
+        if not 0 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"TrainConfig.min_workers must be between 0 and num_workers ({self.num_workers}), "
+                f"got {self.min_workers}"
+            )
         if self.batch_size < 2 * self.num_workers:
             raise ValueError(
                 f"TrainConfig.batch_size must be at least 2 images a worker, got {self.batch_size} "

@@ -1,45 +1,59 @@
 """Data-parallel training on Ray: any number of workers, CPU (gloo) or GPU (nccl).
 
-The only door to `ray.train`. Features stream from Parquet through Ray Data to the workers; each
-epoch ends with dev metrics and a checkpoint in the run's storage, from which a run that is killed
-and started again, or whose worker dies, goes on. The best epoch's model becomes the output.
+The only door to `ray.train`. Ray Data puts features and texts into the object store, which spills
+to disk what memory does not hold; every worker fetches the blocks of its own images. Checkpoints go
+to the run's storage in the background. A run that is killed and started again, or whose workers or
+nodes die, goes on from the last one. The best epoch's model becomes the output.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-import tempfile
+import shutil
+import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import UserCallback
+from ray.train.torch.config import _TorchBackend
 from ray.util.queue import Queue
-from torch import Tensor, nn
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
 
 from vsa_ray import checkpoints, storage
+from vsa_ray.checkpoints import Progress
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
-from vsa_ray.training import gathering
-from vsa_ray.training.config import TrainConfig, learning_rate, make_optimizer
-from vsa_ray.training.tasks import Metrics, Model, Pair, Task
+from vsa_ray.training import runs
+from vsa_ray.training.alarms import TrainingError
+from vsa_ray.training.config import TrainConfig
+from vsa_ray.training.order import Blocks
+from vsa_ray.training.tasks import Metrics, Task
+from vsa_ray.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS = "_train"
-"""Ray's own storage of a run, below its output; removed when the model is committed."""
-
 MAX_FAILURES = 2
+"""Workers may die so often without a checkpoint in between; more is not bad luck."""
+
+WORKER_CPUS = 0.75
+"""Logical CPUs of a worker at most. The rest of a CPU makes the blocks of a lost node again."""
+
+RESIZE_SECONDS = 60.0
+"""How often a group with fewer workers than wanted looks for room for more."""
+
+NO_SCORE = -1e30
+"""Score of a checkpoint within an epoch: below all others, so that Ray keeps none but the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +63,13 @@ class _Work:
     task: Task
     config: TrainConfig
     run: Run
-    progress: Queue
-    """Each epoch's metrics, for the driver to show."""
+    output: str
+    blocks: list[ray.ObjectRef[pa.Table]]
+    rows: list[int]
+    """Of each block."""
+
+    messages: Queue
+    """Pairs (level, text), for the driver to show."""
 
 
 def train(
@@ -67,173 +86,197 @@ def train(
     Args:
         images: as datasets.training_images makes them, each text with a word that the task's
             vocabulary knows.
+        output: as runs.begin has claimed it; a training that was stopped there goes on.
         callbacks: hear of every epoch.
 
     Returns:
         The metrics of the best epoch.
 
     Raises:
-        OutputError: the output belongs to another job.
+        TrainingError: there are too few images, or the training cannot go on.
         ray.train.WorkerGroupError: workers failed more often than is worth repeating.
     """
-    output.begin()
-    progress = Queue(actor_options={"num_cpus": 0})
-    filesystem, path = storage.resolve(storage.join(output.uri, CHECKPOINTS))
-    trainer = ray.train.torch.TorchTrainer(
-        _work,
-        train_loop_config={"work": _Work(task, config, run, progress)},
-        datasets={"train": images},
-        dataset_config=ray.train.DataConfig(
-            execution_options=ray.data.ExecutionOptions(preserve_order=True)
-        ),
-        scaling_config=_scaling(config.num_workers),
-        run_config=ray.train.RunConfig(
-            name="run",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # typed for Train V1
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute=task.score
-            ),
-        ),
-    )
-    with _shown(progress, config):
-        result = trainer.fit()
-    assert result.best_checkpoints, "a finished run has reported a checkpoint"
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][task.score])
-    with checkpoint.as_directory() as directory:
-        checkpoints.copy(directory, output.uri)
-    output.commit(best=metrics)
-    storage.delete(storage.join(output.uri, CHECKPOINTS))
-    return metrics
-
-
-def _scaling(num_workers: int) -> ray.train.ScalingConfig:
-    """A GPU a worker; without any, the CPUs, but for what data and a trial of Tune need."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if resources.get("GPU", 0) >= num_workers:
-        return ray.train.ScalingConfig(num_workers=num_workers, use_gpu=True)
-    cpus = min(1.0, max(0.0, resources.get("CPU", 1) - 1.25) / num_workers)
-    return ray.train.ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": cpus})
-
-
-class _Loss(nn.Module):
-    """The loss as a module's forward, which is where DDP hooks in."""
-
-    def __init__(self, task: Task, model: Model) -> None:
-        super().__init__()
-        self.task = task
-        self.model = model
-
-    def forward(self, batch: Pair) -> Tensor:
-        return self.task.loss(self.model, batch)
-
-
-def _work(settings: dict[str, Any]) -> None:
-    """What every worker runs."""
-    work: _Work = settings["work"]
-    task, config = work.task, work.config
-    context = ray.train.get_context()
-    first = context.get_world_rank() == 0
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    torch.manual_seed(config.seed)  # the same weights on every worker
-    model = task.build()
-    loss_of = ray.train.torch.prepare_model(_Loss(task, model))
-    optimizer = make_optimizer(model, config)
-    images = ray.train.get_dataset_shard("train")
-    for epoch in range(_resume(model, optimizer), config.epochs):
-        started = time.monotonic()
-        loss = _epoch(loss_of, optimizer, images, work, epoch)
-        checkpoint, metrics = None, {"train/loss": loss}
-        if first:
-            model.eval()
-            metrics |= task.evaluate(model)
-            metrics |= {"train/seconds": time.monotonic() - started, "epoch": float(epoch + 1)}
-            work.run.metrics(metrics, step=epoch + 1)
-            work.progress.put(metrics)
-            checkpoint = _checkpoint(model, optimizer, task, epoch)
-        # Every worker has to report.
-        ray.train.report(metrics, checkpoint=checkpoint, delete_local_checkpoint_after_upload=True)
-
-
-def _epoch(
-    loss_of: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: ray.data.DataIterator,
-    work: _Work,
-    epoch: int,
-) -> float:
-    """One pass over the data -> mean loss of a global batch."""
-    config, workers = work.config, gathering.num_workers()
-    device = ray.train.torch.get_device()
-    # Dropout differs between workers and epochs, and is the same again after a restart.
-    torch.manual_seed((config.seed * 10_007 + epoch) * 1_009 + gathering.rank())
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, epoch)
-    loss_of.train()
-    total, batches = torch.zeros((), device=device), 0
-    for table in images.iter_batches(
-        batch_size=config.batch_size // workers,
-        batch_format="pyarrow",
-        local_shuffle_buffer_size=config.shuffle_images,
-        local_shuffle_seed=config.seed * 10_007 + epoch,
-    ):
-        batch = work.task.batch(table, epoch=epoch, seed=config.seed).to(device)
-        share = loss_of(batch)
-        optimizer.zero_grad(set_to_none=True)
-        (share * workers).backward()  # DDP divides by the workers, but shares add up
-        nn.utils.clip_grad_value_(loss_of.parameters(), config.max_gradient)
-        optimizer.step()
-        total += share.detach()  # stays on the device: .item() here would stall every step
-        batches += 1
-    loss = float(gathering.gather(total).sum()) / max(1, batches)
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the loss of epoch {epoch + 1} is {loss}; lower learning_rate "
-            f"({config.learning_rate}) or max_gradient ({config.max_gradient})"
+    blocks: list[ray.ObjectRef[pa.Table]] = images.to_arrow_refs()
+    rows: list[int] = ray.get([_rows.remote(block) for block in blocks])
+    if sum(rows) < 2 * config.num_workers:
+        raise TrainingError(
+            f"{sum(rows)} images to train on are too few for {config.num_workers} worker(s): two "
+            "each are needed"
         )
-    return loss
+    with _messages() as messages:
+        work = _Work(task, config, run, output.uri, blocks, rows, messages)
+        result = _fit(work, callbacks)
+    if result.return_value is not None:
+        raise TrainingError(result.return_value)
+    epochs = [pair for pair in result.best_checkpoints or () if pair[1][task.score] > NO_SCORE]
+    assert epochs, "a finished run has reported a checkpoint"
+    checkpoint, metrics = max(epochs, key=lambda pair: pair[1][task.score])
+    checkpoints.copy(_uri(output.uri, checkpoint), output.uri)
+    output.commit(best=metrics)
+    storage.delete(storage.join(output.uri, runs.CHECKPOINTS))
+    return dict(metrics)
 
 
-def _checkpoint(
-    model: Model, optimizer: torch.optim.Optimizer, task: Task, epoch: int
-) -> ray.train.Checkpoint:
-    directory = tempfile.mkdtemp()
-    checkpoints.save(directory, model, task.vocabulary)
-    checkpoints.save_progress(directory, optimizer, epochs=epoch + 1)
-    return ray.train.Checkpoint.from_directory(directory)
+def _uri(output: str, checkpoint: ray.train.Checkpoint) -> str:
+    return runs.uri(output, checkpoint.path.rpartition("/")[2])
 
 
-def _resume(model: Model, optimizer: torch.optim.Optimizer) -> int:
-    """Go on from the run's last checkpoint, if there is one -> the first epoch to run."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as directory:
-        checkpoints.load_weights(directory, model)
-        return checkpoints.load_progress(directory, optimizer)
+def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
+    """Train, through failures of workers as long as there is a checkpoint between them."""
+    filesystem, path = storage.resolve(storage.join(work.output, runs.CHECKPOINTS))
+    own = [_Epochs(callback) for callback in callbacks]
+    while True:
+        before = runs.done(work.output)
+        trainer = ray.train.torch.TorchTrainer(
+            _work,  # type: ignore[arg-type]  # what it returns is in the result
+            train_loop_config={"work": work},
+            torch_config=_TorchConfig(),
+            scaling_config=_scaling(work.config),
+            run_config=ray.train.RunConfig(
+                name=runs.RUN,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=own,  # type: ignore[arg-type]  # typed for Train V1
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute=work.task.score
+                ),
+            ),
+        )
+        try:
+            return trainer.fit()
+        except ray.train.WorkerGroupError:
+            if runs.done(work.output) == before:
+                raise
+            logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
+
+
+@ray.remote(num_cpus=0)
+def _rows(block: pa.Table) -> int:
+    return len(block)
+
+
+def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+    """A GPU a worker; without any, the CPUs, but for what data and a trial of Tune need."""
+    most, least = config.num_workers, config.min_workers or config.num_workers
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    settings: dict[str, Any] = {"num_workers": most if least == most else (least, most)}
+    if resources.get("GPU", 0) >= least:
+        settings["use_gpu"] = True
+    else:
+        cpus = min(WORKER_CPUS, max(0.01, resources.get("CPU", 1) - 1.25) / most)
+        settings["resources_per_worker"] = {"CPU": cpus}
+    settings["elastic_resize_monitor_interval_s"] = RESIZE_SECONDS
+    return ray.train.ScalingConfig(**settings)
+
+
+class _Epochs(UserCallback):
+    """Lets another callback hear of whole epochs, and not of checkpoints within them."""
+
+    def __init__(self, callback: UserCallback) -> None:
+        self.callback = callback
+
+    def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:
+        if "epoch" in metrics[0]:
+            self.callback.after_report(run_context, metrics, checkpoint)
+
+
+_told_to_end = threading.Event()
+
+
+def _listen() -> None:
+    """From now on SIGTERM asks this process for a checkpoint; what kills it comes later."""
+    signal.signal(signal.SIGTERM, lambda *_: _told_to_end.set())
+
+
+class _Backend(_TorchBackend):
+    """Training runs in a thread, but signals are heard by the main one, which runs this."""
+
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_listen)
+
+
+class _TorchConfig(ray.train.torch.TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+def _work(settings: dict[str, Any]) -> str | None:
+    """What every worker runs -> why the training cannot go on."""
+    work: _Work = settings["work"]
+    place = _RayPlace(work)
+    if place.device.type == "cpu":
+        sharing = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // sharing))
+    images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
+    try:
+        Worker(work.task, work.config, work.run, place, images).train()
+    except TrainingError as error:  # raised, it would be tried again
+        return str(error)
+    return None
+
+
+class _RayPlace:
+    """A worker's place in Ray Train."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.device: torch.device = ray.train.torch.get_device()
+
+    def prepare(self, loss: nn.Module) -> nn.Module:
+        prepared: nn.Module = ray.train.torch.prepare_model(loss)
+        return prepared
+
+    def latest(self) -> str:
+        checkpoint = ray.train.get_checkpoint()
+        return _uri(self.work.output, checkpoint) if checkpoint else ""
+
+    def save(self, directory: str, progress: Progress, metrics: Metrics) -> None:
+        ray.train.report(
+            {self.work.task.score: NO_SCORE, **metrics},
+            checkpoint=ray.train.Checkpoint.from_directory(directory) if directory else None,
+            checkpoint_dir_name=runs.name(progress),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._upload,
+        )
+
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Runs in a thread; Ray knows of the checkpoint when it has returned."""
+        kept = ray.train.get_context().get_storage()
+        checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
+        shutil.rmtree(checkpoint.path)
+        path = f"{kept.experiment_fs_path}/{name}"
+        return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
+
+    def told_to_end(self) -> bool:
+        told = _told_to_end.is_set()
+        _told_to_end.clear()
+        return told
+
+    def preempted(self) -> bool:
+        return ray.train.get_preemption_info() is not None
+
+    def show(self, text: str, *, warn: bool = False) -> None:
+        self.work.messages.put((logging.WARNING if warn else logging.INFO, text))
 
 
 @contextmanager
-def _shown(progress: Queue, config: TrainConfig) -> Iterator[None]:
-    """Log every epoch while the workers train; the driver itself is waiting for them."""
-    shower = threading.Thread(target=_show, args=(progress, config), daemon=True)
+def _messages() -> Iterator[Queue]:
+    """A queue whose texts are logged while the driver waits for the workers."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    shower = threading.Thread(target=_show, args=(messages,), daemon=True)
     shower.start()
     try:
-        yield
+        yield messages
     finally:
-        progress.put(None)
+        messages.put(None)
         shower.join()
-        progress.shutdown(force=True)
+        messages.shutdown(force=True)
 
 
-def _show(progress: Queue, config: TrainConfig) -> None:
-    while (metrics := progress.get()) is not None:
-        epoch = int(metrics["epoch"])
-        numbers = (f"{key.rpartition('/')[2]} {v:.4g}" for key, v in metrics.items() if "/" in key)
-        left = (config.epochs - epoch) * metrics["train/seconds"]
-        logger.info(
-            "epoch %d/%d  %s  (%.0f s left)", epoch, config.epochs, "  ".join(numbers), left
-        )
+def _show(messages: Queue) -> None:
+    while (message := messages.get()) is not None:
+        logger.log(*message)

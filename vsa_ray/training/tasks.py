@@ -38,6 +38,10 @@ Model = AlignmentModel | MultimodalRNN
 MOMENTS_REGIONS = 100_000
 """Regions that are enough to know the mean and the deviation of all."""
 
+SPREAD = "dev/spread"
+"""The metric that is 0 where the model says the same of all dev images: the deviation of the
+scores, relative to the largest, or the number of different captions beside the first."""
+
 IMAGES_AT_ONCE = 100
 """Dev images whose texts are scored together."""
 
@@ -96,6 +100,14 @@ class Task(Protocol):
     def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair: ...
     def loss(self, model: Any, batch: Pair) -> Tensor: ...
     def evaluate(self, model: Any) -> Metrics: ...
+
+    def collapsed_loss(self, images: float) -> float:
+        """The loss of a global batch of so many images, of a model that tells nothing apart."""
+        ...
+
+    def advice(self) -> str:
+        """What to try with a model that has collapsed."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,12 +168,29 @@ class AlignmentTask:
             "annotation": metrics.image_annotation(scores_BC, data.image_of_C),
             "search": metrics.image_search(scores_BC, data.image_of_C),
         }
+        spread = float(np.std(scores_BC) / max(1e-30, np.abs(scores_BC).max()))
         recalls = [recall for m in found.values() for recall in (m.r1, m.r5, m.r10)]
-        result = {"dev/mean_recall": sum(recalls) / len(recalls)}
+        result = {"dev/mean_recall": sum(recalls) / len(recalls), SPREAD: spread}
         for direction, recall in found.items():
             result[f"dev/{direction}_r10"] = recall.r10
             result[f"dev/{direction}_median_rank"] = recall.median_rank
         return result
+
+    def collapsed_loss(self, images: float) -> float:
+        """See ranking_loss: what it is where all scores are equal."""
+        if self.config.loss == "sum_of_hinges":
+            return 2 * (images - 1) * self.config.margin
+        if self.config.loss == "hardest_negative":
+            return 2 * self.config.margin
+        return 2 * math.log(images)
+
+    def advice(self) -> str:
+        ways = ["a lower training.learning_rate"]
+        if self.config.score != "cosine":
+            ways.append("alignment.score cosine")
+        if self.config.loss != "softmax":
+            ways.append("alignment.loss softmax")
+        return ", ".join(ways)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +249,21 @@ class CaptionTask:
             model, self.vocabulary, batches.whole_image_features(images), beam_size=1
         )
         cider = metrics.cider([caption.split() for caption, _ in captions], _sentences(images))
-        return {"dev/score": cider, "dev/cider": cider, "dev/perplexity": perplexity}
+        different = len({caption for caption, _ in captions}) - 1
+        return {
+            "dev/score": cider,
+            "dev/cider": cider,
+            "dev/perplexity": perplexity,
+            SPREAD: float(different),
+        }
+
+    def collapsed_loss(self, images: float) -> float:
+        """What words cost that are drawn by their frequency alone: where training starts."""
+        logs_V = self.vocabulary.log_frequencies()
+        return -float((np.exp(logs_V) * logs_V).sum())
+
+    def advice(self) -> str:
+        return "a lower training.learning_rate, a lower captioner.dropout"
 
     @torch.inference_mode()
     def _perplexity(self, model: MultimodalRNN, images: pa.Table) -> float:

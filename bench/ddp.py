@@ -1,0 +1,174 @@
+"""Steps a second of two workers of one thread each, against one worker of one thread.
+
+    python -m bench.ddp           some 40 seconds, on a machine with two idle CPUs
+
+One global batch of 100 images in both: the whole step of alignment training (see train_step.py),
+in real processes over gloo. One worker has all images; of two each has half of them, and exchanges
+words, scores of true pairs and gradients. The rounds of both take turns; each round is timed
+between barriers, by the wall clock. What two workers tell one another is also timed bare, with
+nothing else to do. The goal is 1.7.
+
+CPU milliseconds are those of one worker with its communication thread. Their ratio leaves out that
+workers wait for one another, and is what can be had on a machine that is busy with other work.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.machine import load, machine
+from bench.train_step import IMAGES, images_of, make_task
+from vsa_ray.alignment import AlignmentConfig, AlignmentModel
+from vsa_ray.batches import Ragged
+from vsa_ray.training import gathering
+from vsa_ray.training.config import TrainConfig, make_optimizer
+from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.tasks import AlignmentTask, Pair
+
+ROUNDS, STEPS = 6, 4
+
+Times = dict[str, list[tuple[float, float]]]
+"""Seconds of a step, or of a message, in each round: by the wall clock, and of CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What three processes meet by: the lone worker, and two that work together."""
+
+    folder: str
+    barrier: Barrier
+    times: Queue[Times]
+
+
+class Loss(nn.Module):
+    """The loss as a module's forward, as training wraps it for DDP."""
+
+    def __init__(self, task: AlignmentTask, model: AlignmentModel) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+
+    def forward(self, batch: Pair) -> Tensor:
+        return self.task.loss(self.model, batch)
+
+
+class Worker:
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.config, self.task = TrainConfig(), make_task(AlignmentConfig())
+        self.model = self.task.build().train()
+        self.loss_of: nn.Module = Loss(self.task, self.model)
+        workers, rank = gathering.num_workers(), gathering.rank()
+        if workers > 1:
+            self.loss_of = DistributedDataParallel(self.loss_of)
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.watch = Watch(self.model, torch.device("cpu"))
+        own = IMAGES // workers
+        self.images: pa.Table = images_of(self.task.vocabulary, IMAGES).slice(rank * own, own)
+
+    def step(self, epoch: int) -> None:
+        batch = self.task.batch(self.images, epoch=epoch, seed=0)
+        workers = gathering.num_workers()
+        train_step(self.loss_of, self.optimizer, batch, self.config, workers, self.watch)
+
+    def messages(self) -> dict[str, Callable[[], object]]:
+        """What a step of two workers sends, and the update that both make alike."""
+        gradients = torch.zeros(sum(p.numel() for p in self.model.parameters()))
+        words_W = torch.zeros(540, self.task.config.embed_dim, requires_grad=True)
+        lengths_C = torch.full((50,), 540 // 50)
+        return {
+            "all-reduce of gradients": lambda: dist.all_reduce(gradients),
+            "gather words, and back": lambda: (
+                gathering.gather_rows(Ragged(words_W, lengths_C)).rows.sum().backward()
+            ),
+            "gather a number a sentence": lambda: gathering.gather(torch.zeros(IMAGES)),
+            "update, made by both": self.optimizer.step,
+        }
+
+
+def work(member: int, meeting: Meeting) -> None:
+    torch.set_num_threads(1)
+    together = member > 0
+    if together:
+        meet = f"file://{meeting.folder}/meet"
+        dist.init_process_group("gloo", init_method=meet, rank=member - 1, world_size=2)
+    worker = Worker()
+    times: Times = {"step": []}
+    worker.step(0)
+    for round_ in range(ROUNDS):
+        for turn in (False, True):
+            meeting.barrier.wait()
+            if turn == together:
+                times["step"].append(seconds(lambda r=round_: worker.step(r)))  # type: ignore[misc]
+    meeting.barrier.wait()
+    if together:
+        for name, message in worker.messages().items():
+            times[name] = [seconds(message) for _ in range(ROUNDS)]
+        dist.destroy_process_group()
+    if member < 2:
+        meeting.times.put({"alone": times["step"]} if member == 0 else times)
+    meeting.barrier.wait()
+
+
+def seconds(run: Callable[[], object]) -> tuple[float, float]:
+    start, cpu = time.perf_counter(), time.process_time()
+    for _ in range(STEPS):
+        run()
+    return (time.perf_counter() - start) / STEPS, (time.process_time() - cpu) / STEPS
+
+
+def report(alone: list[tuple[float, float]], two: list[tuple[float, float]]) -> None:
+    ratios = [a / b for (a, _), (b, _) in zip(alone, two, strict=True)]
+    best = [best_of(alone), best_of(two)]
+    for name, (wall, cpu) in zip(("one worker", "two workers"), best, strict=True):
+        print(
+            f"  {name:12} {1e3 * wall:7.1f} ms a step, {1 / wall:.2f} steps/s; CPU {1e3 * cpu:.1f}"
+        )
+    print(
+        f"  ratio {best[0][0] / best[1][0]:.2f} of the best rounds, "
+        f"{statistics.median(ratios):.2f} in the median of {ROUNDS} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}); of CPU {best[0][1] / best[1][1]:.2f}"
+    )
+
+
+def best_of(times: list[tuple[float, float]]) -> tuple[float, float]:
+    return min(wall for wall, _ in times), min(cpu for _, cpu in times)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(machine())
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Meeting(folder, context.Barrier(3), context.Queue())
+        workers = [
+            context.Process(target=work, args=(member, meeting), daemon=True) for member in range(3)
+        ]
+        for process in workers:
+            process.start()
+        times = meeting.times.get() | meeting.times.get()
+        for process in workers:
+            process.join()
+    report(times.pop("alone"), times.pop("step"))
+    print("  of two workers, each with nothing beside it:")
+    for name, own in times.items():
+        wall, cpu = best_of(own)
+        print(f"    {name:28} {1e3 * wall:6.1f} ms; CPU {1e3 * cpu:.1f}")
+    print(f"  {load()} at the end")
+
+
+if __name__ == "__main__":
+    main()

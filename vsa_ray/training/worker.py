@@ -1,0 +1,283 @@
+"""What every worker of a training does. It knows no Ray: loop.py tells it where it runs.
+
+Where a training is, an epoch and a step, says which images come next (order.py) and what dropout
+drops; so a checkpoint holds the model, the optimizer's memory and that position, and a training
+that goes on from one ends with the same weights as one that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vsa_ray import checkpoints
+from vsa_ray.checkpoints import Progress
+from vsa_ray.storage import StorageError
+from vsa_ray.tracking import Run
+from vsa_ray.training import alarms, gathering, order
+from vsa_ray.training.config import TrainConfig, learning_rate, make_optimizer
+from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.tasks import Metrics, Model, Pair, Task
+
+GPU_STEPS = 20
+"""Steps between two looks at how it goes, on a GPU, which a look makes wait."""
+
+NOTICE_SECONDS = 5.0
+"""Time between two questions whether a node is about to be taken away."""
+
+SHOW_SECONDS = 15.0
+"""Time between two reports within an epoch."""
+
+
+class Place(Protocol):
+    """Where a worker runs. `preempted` and `save` are called by all workers, equally often."""
+
+    device: torch.device
+
+    def prepare(self, loss: nn.Module) -> nn.Module:
+        """Move it to the device, and average its gradients over workers."""
+        ...
+
+    def latest(self) -> str:
+        """URI of the last checkpoint of this run; "" where there is none."""
+        ...
+
+    def save(self, directory: str, progress: Progress, metrics: Metrics) -> None:
+        """Hand over a checkpoint that was written to a local directory; "" but on worker 0."""
+        ...
+
+    def told_to_end(self) -> bool:
+        """Whether this worker has been sent SIGTERM since it was last asked."""
+        ...
+
+    def preempted(self) -> bool:
+        """Whether a node of any worker is about to be taken away."""
+        ...
+
+    def show(self, text: str, *, warn: bool = False) -> None:
+        """Let the user know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What all workers know together after some steps."""
+
+    notice: bool = False
+    """A worker was told to end."""
+
+    save: bool = False
+    """It is time for a checkpoint."""
+
+    ask: bool = False
+    """It is time to ask for preempted nodes."""
+
+    broken: bool = False
+    """A number was not finite."""
+
+    words: float = 0.0
+    """Of these steps, as the following sums."""
+
+    loss: float = 0.0
+    gradient: float = 0.0
+    """Sum of the norms of the steps' gradients."""
+
+    latest_loss: float = 0.0
+    latest_gradient: float = 0.0
+
+
+class _Loss(nn.Module):
+    """The loss as a module's forward, which is where DDP hooks in."""
+
+    def __init__(self, task: Task, model: Model) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+
+    def forward(self, batch: Pair) -> Tensor:
+        return self.task.loss(self.model, batch)
+
+
+class Worker:
+    """One of the workers of a training."""
+
+    def __init__(
+        self, task: Task, config: TrainConfig, run: Run, place: Place, images: order.Blocks
+    ) -> None:
+        self.task, self.config, self.run, self.place, self.images = task, config, run, place, images
+        self.rank, self.workers = gathering.rank(), gathering.num_workers()
+        torch.manual_seed(config.seed)  # the same weights on every worker
+        self.model = task.build()
+        self.loss_of = place.prepare(_Loss(task, self.model))
+        self.optimizer = make_optimizer(self.model, config)
+        self.steps = order.steps(len(images), config)
+        self._every = 1 if place.device.type == "cpu" else GPU_STEPS
+        self._saved = self._asked = self._shown = time.monotonic()
+        self._preempted = self._alarmed = False
+
+    def train(self) -> None:
+        """Learn all epochs that are not done yet.
+
+        Raises:
+            alarms.TrainingError: on all workers alike; the training cannot go on.
+            StorageError: a checkpoint cannot be read.
+        """
+        start = self._resume()
+        for epoch in range(start.epoch, self.config.epochs):
+            begun = time.monotonic()
+            metrics = self._epoch(start if epoch == start.epoch else Progress(epoch=epoch))
+            if self.rank == 0:
+                self._measure(metrics, epoch, begun)
+            self._checkpoint(Progress(epoch=epoch + 1), metrics)
+
+    def _resume(self) -> Progress:
+        uri = self.place.latest()
+        if not uri:
+            return Progress()
+        checkpoints.load_weights(uri, self.model)
+        progress = checkpoints.load_progress(uri, self.optimizer)
+        if progress.step > self.steps or progress.epoch > self.config.epochs:
+            raise StorageError(f"{uri} is of another training: {progress}")
+        if self.rank == 0:
+            at = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+            self.place.show(f"going on with {at}, {self.workers} worker(s)")
+        return progress
+
+    def _epoch(self, start: Progress) -> Metrics:
+        """The steps of an epoch that are not done yet -> their mean loss, and speed."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, start.epoch)
+        self.loss_of.train()
+        batches = order.global_batches(len(self.images), self.config, start.epoch)
+        watch, begun = Watch(self.model, self.place.device), time.monotonic()
+        words, images, look = 0, 0, Look()
+        for step, batch in enumerate(self._batches(batches, start), start=start.step + 1):
+            torch.manual_seed(self._seed(start.epoch, step))
+            on_device = batch.to(self.place.device)
+            train_step(self.loss_of, self.optimizer, on_device, self.config, self.workers, watch)
+            words += len(batch.words.rows)
+            images += len(batches[step - 1])
+            if step % self._every == 0 or step == self.steps:
+                look = self._look(watch, words)
+                at = Progress(epoch=start.epoch, step=step, loss=start.loss + look.loss)
+                self._check(look, watch, at, start.step)
+                self._show(look, at, images / (time.monotonic() - begun), begun)
+        seconds, done = max(time.monotonic() - begun, 1e-9), max(1, self.steps - start.step)
+        return {
+            "train/loss": (start.loss + look.loss) / self.steps,
+            "train/gradient": look.gradient / done,
+            "train/words_per_second": look.words / seconds,
+            "train/images_per_second": images / seconds,
+        }
+
+    def _batches(self, batches: list[order.Numbers], start: Progress) -> Iterator[Pair]:
+        """This worker's slices of the batches that are left."""
+        return order.ahead(
+            self.task.batch(
+                self.images.take(order.share(batch, self.rank, self.workers)),
+                epoch=start.epoch,
+                seed=self.config.seed,
+            )
+            for batch in batches[start.step :]
+        )
+
+    def _seed(self, epoch: int, step: int) -> int:
+        """Of dropout: another one in every step of every worker, and the same after a restart."""
+        entropy = np.random.SeedSequence([self.config.seed, epoch, step, self.rank])
+        return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _look(self, watch: Watch, words: int) -> Look:
+        now, minutes = time.monotonic(), self.config.checkpoint_minutes
+        own = torch.tensor(
+            [
+                float(self.place.told_to_end()),
+                float(self.rank == 0 and now - self._saved > 60 * minutes),
+                float(self.rank == 0 and now - self._asked > NOTICE_SECONDS),
+                float(words),
+            ],
+            dtype=torch.float64,
+            device=self.place.device,
+        )
+        everyone = torch.cat([own, watch.is_broken()[None], watch.totals()])
+        rows = gathering.gather(everyone).tolist()
+        notice, save, ask, word, broken, loss, _, latest_loss, _ = (
+            sum(column) for column in zip(*rows, strict=True)
+        )
+        gradient, latest_gradient = rows[0][6], rows[0][8]  # the same on all workers
+        return Look(
+            *(notice > 0, save > 0, ask > 0, broken > 0),
+            *(word, loss, gradient, latest_loss, latest_gradient),
+        )
+
+    def _check(self, look: Look, watch: Watch, at: Progress, first: int) -> None:
+        """Stop if numbers are broken; write a checkpoint if it is time, or time is running out."""
+        if look.broken:
+            step, names = watch.broken()
+            raise alarms.not_finite(names, at.epoch + 1, first + step, self.config)
+        notice = look.notice
+        if look.ask:
+            self._asked = time.monotonic()
+            preempted = self.place.preempted()
+            notice = notice or (preempted and not self._preempted)
+            self._preempted = preempted
+        if notice or (look.save and at.step < self.steps):
+            if notice and self.rank == 0:
+                self.place.show("told that a worker will end: writing a checkpoint", warn=True)
+            self._checkpoint(at, {})
+
+    def _show(self, look: Look, at: Progress, speed: float, begun: float) -> None:
+        now = time.monotonic()
+        if self.rank != 0 or now - self._shown < SHOW_SECONDS:
+            return
+        self._shown = now
+        numbers = {
+            "loss": look.latest_loss,
+            "gradient": look.latest_gradient,
+            "words_per_second": look.words / (now - begun),
+            "images_per_second": speed,
+        }
+        step = at.epoch * self.steps + at.step
+        self.run.metrics({f"step/{name}": value for name, value in numbers.items()}, step=step)
+        left = (self.config.epochs * self.steps - step) * len(self.images) / self.steps / speed
+        where = f"epoch {at.epoch + 1}/{self.config.epochs}  step {at.step}/{self.steps}"
+        self.place.show(f"{where}  {_text(numbers)}  ({left:.0f} s left)")
+
+    def _measure(self, metrics: Metrics, epoch: int, begun: float) -> None:
+        """Add the dev metrics to those of an epoch, and tell of all of them."""
+        self.model.eval()
+        metrics |= self.task.evaluate(self.model)
+        seconds = time.monotonic() - begun
+        metrics |= {"train/seconds": seconds, "epoch": float(epoch + 1)}
+        alarm = alarms.collapse(
+            self.task, metrics, epoch=epoch + 1, images=len(self.images) / self.steps
+        )
+        metrics["alarm/collapsed"] = float(bool(alarm))
+        self.run.metrics(metrics, step=epoch + 1)
+        left = (self.config.epochs - epoch - 1) * seconds
+        named = {name.rpartition("/")[2]: n for name, n in metrics.items() if "/" in name}
+        where = f"epoch {epoch + 1}/{self.config.epochs}"
+        self.place.show(f"{where}  {_text(named)}  ({left:.0f} s left)")
+        if alarm and not self._alarmed:
+            self._alarmed = True
+            self.run.tags({"alarm": alarm})
+            self.place.show(alarm, warn=True)
+
+    def _checkpoint(self, progress: Progress, metrics: Metrics) -> None:
+        directory = ""
+        if self.rank == 0:
+            directory = tempfile.mkdtemp()
+            checkpoints.save(directory, self.model, self.task.vocabulary)
+            checkpoints.save_progress(directory, self.optimizer, progress)
+        self.place.save(directory, progress, metrics)
+        self._saved = time.monotonic()
+
+
+def _text(numbers: Metrics) -> str:
+    return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
