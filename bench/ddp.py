@@ -73,7 +73,7 @@ class Worker:
         self.loss_of: nn.Module = Loss(self.task, self.model)
         workers, rank = gathering.num_workers(), gathering.rank()
         if workers > 1:
-            self.loss_of = DistributedDataParallel(self.loss_of)
+            self.loss_of = DistributedDataParallel(self.loss_of, gradient_as_bucket_view=True)
         self.optimizer = make_optimizer(self.model, self.config)
         self.watch = Watch(self.model, torch.device("cpu"))
         own = IMAGES // workers

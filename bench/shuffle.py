@@ -123,8 +123,9 @@ def recall(train: Corpus, dev: Corpus, config: TrainConfig, name: str) -> float:
     with torch.inference_mode():
         scores_BC = loss.eval().scores(dev).numpy()
     image_of_C = np.arange(DEV_IMAGES)
-    found = metrics.image_annotation(scores_BC, image_of_C), metrics.image_search(
-        scores_BC, image_of_C
+    found = (
+        metrics.image_annotation(scores_BC, image_of_C),
+        metrics.image_search(scores_BC, image_of_C),
     )
     return float(np.mean([ranks.r10 for ranks in found]))
 

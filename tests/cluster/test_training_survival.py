@@ -135,7 +135,7 @@ def job(toy: Path, out: str, **settings: bool) -> train_alignment.JobConfig:
         out=str(toy / out),
         vocabulary=VocabularyConfig(min_count=2),
         alignment=AlignmentConfig(embed_dim=16, hidden_dim=16, word_dim=16),
-        training=TrainConfig(epochs=60, batch_size=10),
+        training=TrainConfig(epochs=25, batch_size=10),
         **settings,
     )
 
@@ -172,7 +172,7 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_told_to(
     expected = weights(str(toy / "straight"))
 
     kill_driver(job(toy, "killed"), toy)
-    with pytest.raises(OutputError, match=r"killed was begun, epoch \d+ of 60 is done; --resume"):
+    with pytest.raises(OutputError, match=r"killed was begun, epoch \d+ of 25 is done; --resume"):
         train_alignment.main(job(toy, "killed"))
     for checkpoint in (toy / "killed" / "_train" / "run").iterdir():
         if checkpoint.is_dir():

@@ -101,11 +101,12 @@ def _own_rows(rank: int) -> Ragged:
 
 def _gather_rows(rank: int, num_workers: int) -> Results:
     own = _own_rows(rank)
-    all_rows = gathering.gather_rows(own)
+    all_rows, first = gathering.gather_rows(own)
     ((rank + 1) * all_rows.rows.pow(2).sum()).backward()
     return {
         "rows": all_rows.rows.detach(),
         "lengths": all_rows.lengths,
+        "first": first,
         "gradient": own.rows.grad,
     }
 
@@ -217,11 +218,12 @@ def test_gather_sums_the_gradients_of_all(workers: list[Results]) -> None:
 
 def test_gather_rows_puts_ragged_rows_end_to_end(workers: list[Results]) -> None:
     parts = [_own_rows(rank) for rank in range(len(workers))]
-    for found in workers:
+    for rank, found in enumerate(workers):
         rows = torch.cat([part.rows for part in parts]).detach()
         torch.testing.assert_close(found["gather_rows"]["rows"], rows, rtol=0, atol=0)
         lengths = torch.cat([part.lengths for part in parts])
         assert found["gather_rows"]["lengths"].tolist() == lengths.tolist()
+        assert found["gather_rows"]["first"] == sum(len(part.lengths) for part in parts[:rank])
 
 
 def test_gather_rows_sums_the_gradients_of_all(workers: list[Results]) -> None:
@@ -250,5 +252,5 @@ def test_the_loss_and_its_gradients_do_not_depend_on_the_workers(
 
 def test_one_process_gathers_nothing() -> None:
     own = _own_rows(3)
-    assert gathering.gather_rows(own) is own
+    assert gathering.gather_rows(own) == (own, 0)
     torch.testing.assert_close(gathering.gather(own.rows), own.rows[None])

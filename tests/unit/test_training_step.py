@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -47,6 +49,19 @@ def test_a_share_counts_for_all_workers() -> None:
     train_step(model, make_optimizer(model, CONFIG), torch.tensor([0.5, 0.0]), CONFIG, 4)
     assert model.weight.grad is not None
     assert model.weight.grad.tolist() == [2.0, 0.0]  # DDP will divide it by 4
+
+
+@pytest.mark.parametrize(("precision", "loss"), [("float32", 1.001), ("bfloat16", 1.0)])
+def test_precision_is_that_of_products(
+    precision: Literal["float32", "bfloat16"], loss: float
+) -> None:
+    """bfloat16 knows no number between 1 and 1.0078."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.001)
+    config = replace(CONFIG, precision=precision)
+    share = train_step(model, make_optimizer(model, config), torch.ones(1), config)
+    assert share.item() == pytest.approx(loss, abs=1e-6)
+    assert model.weight.dtype == model.weight.grad.dtype == torch.float32
 
 
 def test_sums_over_steps() -> None:

@@ -6,6 +6,8 @@ negative of the global batch; see alignment/losses.py for what is left to exchan
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -33,24 +35,16 @@ def gather(value: Tensor) -> Tensor:
     return gathered
 
 
-def gather_rows(own: Ragged) -> Ragged:
-    """The rows of every worker, end to end in order of rank. Differentiable."""
+def gather_rows(own: Ragged) -> tuple[Ragged, int]:
+    """The rows of every worker, end to end in order of rank, and at which thing this worker's own
+    begin. Differentiable."""
     if num_workers() == 1:
-        return own
-    device = own.rows.device
-    counts_N2 = gather(torch.tensor([own.rows.shape[0], len(own.lengths)], device=device))
-    most_rows, most_lengths = counts_N2.amax(dim=0).tolist()
-    rows = gather(_padded(own.rows, most_rows))
-    lengths = gather(_padded(own.lengths, most_lengths))
-    return Ragged(
-        torch.cat([rows[n, :count] for n, count in enumerate(counts_N2[:, 0].tolist())]),
-        torch.cat([lengths[n, :count] for n, count in enumerate(counts_N2[:, 1].tolist())]),
-    )
-
-
-def _padded(value: Tensor, rows: int) -> Tensor:
-    """Collectives need one shape on every worker."""
-    return torch.cat([value, value.new_zeros(rows - len(value), *value.shape[1:])])
+        return own, 0
+    sizes = torch.tensor([len(own.rows), len(own.lengths)], device=own.rows.device)
+    rows_N, lengths_N = zip(*gather(sizes).tolist(), strict=True)
+    rows: Tensor = _GatherRows.apply(own.rows, list(rows_N))
+    lengths: Tensor = _GatherRows.apply(own.lengths, list(lengths_N))
+    return Ragged(rows, lengths), sum(lengths_N[: rank()])
 
 
 class _Gather(torch.autograd.Function):
@@ -68,3 +62,24 @@ class _Gather(torch.autograd.Function):
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad[rank()]
+
+
+class _GatherRows(torch.autograd.Function):
+    """Without padding; and on the way back a worker gets what concerns its own rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rows_N: list[int]) -> Tensor:
+        ctx.rows_N = rows_N
+        everyone = own.new_empty(sum(rows_N), *own.shape[1:])
+        copies = own.repeat(len(rows_N), *[1] * (own.ndim - 1))
+        dist.all_to_all_single(everyone, copies, rows_N, [len(own)] * len(rows_N))
+        return everyone
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows_N: list[int] = ctx.rows_N
+        own = rows_N[rank()]
+        parts = grad.new_empty(len(rows_N) * own, *grad.shape[1:])
+        dist.all_to_all_single(parts, grad.contiguous(), [own] * len(rows_N), rows_N)
+        return parts.view(len(rows_N), own, *grad.shape[1:]).sum(0), None

@@ -226,7 +226,9 @@ class _RayPlace:
         self.device: torch.device = ray.train.torch.get_device()
 
     def prepare(self, loss: nn.Module) -> nn.Module:
-        prepared: nn.Module = ray.train.torch.prepare_model(loss)
+        prepared: nn.Module = ray.train.torch.prepare_model(
+            loss, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+        )
         return prepared
 
     def latest(self) -> str:

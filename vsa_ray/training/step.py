@@ -73,7 +73,9 @@ def train_step(
         workers: how many share the global batch.
         watch: sees the loss, and the gradients before they are clipped.
     """
-    share: Tensor = loss_of(batch)
+    device = next(loss_of.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        share: Tensor = loss_of(batch)
     optimizer.zero_grad(set_to_none=True)
     (share * workers).backward()  # DDP divides by the workers, but shares add up
     if watch is not None:

@@ -144,7 +144,7 @@ class AlignmentTask:
         """This worker's share of the loss of the global batch (Eq. 9)."""
         regions_PD = model.encode_regions(batch.features.rows)
         words_WD = model.encode_words(batch.words.rows, batch.words.lengths)
-        words = gathering.gather_rows(Ragged(words_WD, batch.words.lengths))
+        words, first = gathering.gather_rows(Ragged(words_WD, batch.words.lengths))
         scores_BC = image_sentence_scores(
             regions_PD,
             batch.features.lengths,
@@ -152,9 +152,6 @@ class AlignmentTask:
             words.lengths,
             score=self.config.score,
         )
-        images = torch.tensor(len(batch.words.lengths), device=scores_BC.device)
-        shares = gathering.gather(images)
-        first = int(shares[: gathering.rank()].sum())
         return ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
 
     def evaluate(self, model: AlignmentModel) -> Metrics:
