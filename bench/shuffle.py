@@ -9,8 +9,8 @@ them. Orders of the same images, the same number of steps, several seeds:
 
     full       all 40,000 images
     training   as training does it: chunks of 1,000 neighbours in any order, and images within
-               windows of 4,000 (training/order.py)
-    buffer     the corpus from its start to its end, and images within windows of 4,000
+               windows of 20,000 (training/order.py)
+    buffer     the corpus from its start to its end, and images within windows of 20,000
     sorted     no shuffle
 
 The goal is a difference of at most one point between full and training.

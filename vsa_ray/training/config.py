@@ -50,8 +50,9 @@ class TrainConfig:
     seed: int = 0
     """Of the first weights, the order of the images, their sentences, and dropout."""
 
-    shuffle_images: int = 4_000
-    """Images shuffled at once; all of a small corpus, so a full shuffle."""
+    shuffle_images: int = 20_000
+    """Images that every worker shuffles at once, some 50 kB each in the object store. A corpus of
+    no more is shuffled fully, a larger one in parts; see training/order.py."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "num_workers", "shuffle_images"):
