@@ -92,7 +92,7 @@ class Worker:
         return {
             "all-reduce of gradients": lambda: dist.all_reduce(gradients),
             "gather words, and back": lambda: (
-                gathering.gather_rows(Ragged(words_W, lengths_C)).rows.sum().backward()
+                gathering.gather_rows(Ragged(words_W, lengths_C))[0].rows.sum().backward()
             ),
             "gather a number a sentence": lambda: gathering.gather(torch.zeros(IMAGES)),
             "update, made by both": self.optimizer.step,
