@@ -46,7 +46,8 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
     Args:
         inputs: URIs by name. A committed one is named with a digest of its own origin, so that an
             output knows when what it was made from has been made anew.
-        settings: dataclasses by name, all of whose fields matter to the output.
+        settings: dataclasses by name. All of their fields matter to the output, but for those
+            with `made_from` False in their metadata.
     """
     made_from: dict[str, Any] = {"job": job}
     for name, uri in inputs.items():
@@ -55,9 +56,18 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
         if success is not None:
             digest = hashlib.blake2s(json.dumps(success, sort_keys=True).encode(), digest_size=8)
             made_from[f"{name}.version"] = digest.hexdigest()
-    plain = {name: dataclasses.asdict(value) for name, value in settings.items()}
+    plain = {name: _what(value) for name, value in settings.items()}
     made_from |= json.loads(json.dumps(dict(flatten(plain))))  # as it is when read back
     return made_from
+
+
+def _what(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that matter to an output."""
+    plain = dataclasses.asdict(settings)
+    for one in dataclasses.fields(settings):
+        if not one.metadata.get("made_from", True):
+            del plain[one.name]
+    return plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,18 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-import torch
 from PIL import Image
 
 from jobs import caption_corpus
-from vsa_ray import checkpoints, datasets, images, listing, schema, storage
+from vsa_ray import datasets, images, listing, schema, storage
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.datasets import Stage
-from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.outputs import SUMMARY, OutputError, TableOutput
 from vsa_ray.regions import RegionConfig
 from vsa_ray.s3 import StorageOutage
-from vsa_ray.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.cluster
 
@@ -49,23 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shapes = np.kron(rng.integers(0, 255, (4, 5, 3)), np.ones((12, 12, 1)))
         Image.fromarray(shapes.astype(np.uint8)).save(path)
     (folder / BROKEN).write_bytes(b"not a picture")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mrnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It has learned nothing, and writes nonsense."""
-    torch.manual_seed(0)
-    words = ("a", "dog", "ball", "red", "runs")
-    model = MultimodalRNN(
-        CaptionerConfig(hidden_dim=8, word_dim=4, dropout=0.0),
-        feature_dim=1280,
-        vocabulary_size=6,
-        log_frequencies_V=None,
-    )
-    torch.nn.init.normal_(model.output.weight)
-    folder = tmp_path_factory.mktemp("models") / "mrnn"
-    checkpoints.save(str(folder), model.eval(), Vocabulary(words, (5, 4, 3, 2, 1), 5))
     return folder
 
 

@@ -12,6 +12,7 @@ from flaky_s3 import Fault, FlakyS3, Plan, RandomPlan, Request, sound
 from odd_pictures import file, picture
 
 from vsa_ray import s3, schema, storage
+from vsa_ray.files import files_below
 from vsa_ray.images import ImageConfig, ImageError, LoadImages, PassingError, StorageOutage, load
 
 FAULTS: list[Fault] = ["500", "503", "silent", "reset", "cut"]
@@ -114,6 +115,29 @@ def test_what_is_denied_is_not_tried_again(flaky: FlakyS3, pictures: list[str]) 
     before = len(flaky.requests)
     assert statuses([f"{pictures[0]}.gone", f"{pictures[1]}.gone"]) == ["missing"] * 2
     assert len(flaky.requests) - before <= 4
+
+
+@pytest.mark.parametrize(("fault", "code"), [("expired", "ExpiredToken"), ("unknown", "InvalidA")])
+def test_bad_credentials_stop_the_job(
+    fault: Fault, code: str, flaky: FlakyS3, pictures: list[str]
+) -> None:
+    flaky.plan = always(fault)
+    with pytest.raises(s3.CredentialsError, match=rf"does not take the credentials.*{code}"):
+        statuses(pictures)
+    for action in (storage.exists, storage.read_bytes, lambda uri: storage.write_bytes(uri, b"")):
+        with pytest.raises(s3.CredentialsError, match="renew them"):
+            action(pictures[0])
+    with pytest.raises(storage.StorageError, match=rf"cannot be listed.*{code}"):
+        list(files_below(pictures[0].rpartition("/")[0]))
+
+
+def test_an_object_that_is_denied_is_a_row(flaky: FlakyS3, pictures: list[str]) -> None:
+    flaky.plan = always("denied", where="/3.png")
+    assert statuses(pictures) == ["ok"] * 3 + ["access_denied"] + ["ok"] * 2
+    flaky.plan = always("denied", where="png")
+    assert statuses(pictures) == ["access_denied"] * 6
+    asked = [one for one in flaky.requests if "list-type" in one.path]
+    assert len(asked) == 1  # about the credentials
 
 
 def test_one_image_at_one_try(flaky: FlakyS3, pictures: list[str]) -> None:

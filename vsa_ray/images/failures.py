@@ -41,10 +41,15 @@ class PassingError(ImageError):
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Turns whatever storage raises into an ImageError."""
+    """Turns whatever storage raises into an ImageError.
+
+    Raises:
+        s3.CredentialsError: nothing can be read: no matter of this image.
+    """
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:  # StorageError is a ValueError
+        s3.check_credentials(uri, error)
         failure = PassingError if s3.is_passing(error) else ImageError
         text = str(error)
         raise failure(kind_of(error), text if uri in text else f"{uri}: {text}") from error

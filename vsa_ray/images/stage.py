@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -36,13 +36,16 @@ LOADED = pa.schema(
 )
 """What `LoadImages` returns. It lives in memory only: pixels are never written."""
 
+HOW = {"made_from": False}
+"""Of a setting that says how to read images and not what is made of them: see outputs.origin."""
+
 CANARIES = 3
 """Images that were answered for, asked for again to see whether storage still works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    downloads: int = 16
+    downloads: int = field(default=16, metadata=HOW)
     """Reads of storage that a worker has under way at once."""
 
     max_pixels: int = 64_000_000
@@ -55,7 +58,7 @@ class ImageConfig:
     """Pixels of the longer side. Larger images are shrunk as soon as they are decoded: no detector
     and no backbone sees more of them. Boxes stay in pixels of the image."""
 
-    retry_seconds: float = 60.0
+    retry_seconds: float = field(default=60.0, metadata=HOW)
     """How long a batch's failures that may pass (a slow, busy or restarting server) are tried
     again."""
 
@@ -88,6 +91,7 @@ class LoadImages:
 
     Raises:
         StorageOutage: storage fails and goes on failing, for all images.
+        CredentialsError: S3 does not take the credentials, or not any more.
     """
 
     def __init__(self, config: ImageConfig) -> None:
