@@ -53,9 +53,12 @@ def launch(
     settings: type[Job],
     description: str | None,
     *,
-    needs_ray: bool = True,
+    needs_ray: Callable[[Job], bool] = lambda _: True,
 ) -> None:
     """Run a job from the command line.
+
+    Ray, which takes many seconds to start, is only started where `needs_ray`: not for a job that
+    has finished before.
 
     A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, anything else
     that goes wrong in a traceback and 1.
@@ -69,7 +72,7 @@ def launch(
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
         )
         parsed.check()
-        if needs_ray:
+        if needs_ray(parsed):
             start_ray()
         _run(job, parsed)
     except KeyboardInterrupt:
