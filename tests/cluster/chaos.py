@@ -1,7 +1,7 @@
 """A job that is started again and again while all that it consists of is killed at random moments.
 
     with Machines(2, folder) as machines:
-        chaos = Chaos(Job("caption_corpus", flags, machines.address, folder), machines, files, 1)
+        chaos = Chaos(Job("caption_corpus", flags, machines.address, folder), machines, files, rng)
         chaos.run(["driver", "node", "actor", "worker"])
 
 Everything dies by SIGKILL, and the job is started again as a user would: by the same command. A
@@ -215,7 +215,7 @@ class Chaos:
         job: Job,
         machines: Machines,
         files: Callable[[], Iterable[str]],
-        seed: int,
+        rng: random.Random,
         **more: Strike,
     ) -> None:
         """
@@ -224,7 +224,7 @@ class Chaos:
             more: what else may happen while the job is at work, by name.
         """
         self._job, self._machines, self._files = job, machines, files
-        self._random = random.Random(seed)
+        self._random = rng
         self._strikes: dict[str, Strike] = {
             "driver": self._driver,
             "actor": lambda: self._worker("actor"),

@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import odd_pictures
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from odd_pictures import Bad, Good
 from PIL import Image
 
 from jobs import caption_corpus
@@ -146,6 +149,40 @@ def test_tar_shards_and_bytes_in_parquet(
         same = [name for name in schema.CAPTIONS.names if name not in ("image_id", "uri")]
         assert found.select(same) == expected.select(same)
     assert found["image_id"] == expected["image_id"]
+
+
+def test_odd_pictures_among_good_ones(
+    undisturbed: Path, folder: Path, mrnn: Path, tmp_path: Path
+) -> None:
+    """Each odd one is described, each broken one says why, and their neighbours do not notice."""
+    odds = [*odd_pictures.write(str(tmp_path / "odd"), odd_pictures.EVERYWHERE)]
+    odds += odd_pictures.write(str(tmp_path / "odd"), odd_pictures.LOCAL)
+    good = {path.relative_to(folder).as_posix(): str(path) for path in folder.rglob("*.png")}
+    listed = [*good.items(), *((odd.name, uri) for odd, uri in odds)]
+    random.Random(0).shuffle(listed)
+    table = pa.table(dict(zip(("id", "uri"), zip(*listed, strict=True), strict=True)))
+    pq.write_table(table, tmp_path / "list.parquet")
+    caption_corpus.main(job(tmp_path / "list.parquet", mrnn, tmp_path / "captions"))
+
+    found = {row["image_id"]: row for row in captions(tmp_path / "captions").to_pylist()}
+    assert len(found) == len(listed)
+    assert [found.pop(image_id) for image_id in sorted(good)] == captions(undisturbed).to_pylist()
+    for odd, _ in odds:
+        row = found[odd.name]
+        if isinstance(odd.expected, Bad):
+            assert row["status"] == odd.expected.status, row
+            assert odd.expected.error in row["error"]
+            assert (row["caption"], row["regions"]) == (None, [])
+            continue
+        assert (row["status"], row["error"]) == ("ok", None)
+        assert row["caption"]
+        if odd.expected == Good():  # shows the same as good.png, pixel for pixel
+            same = found["good.png"]
+            assert row["caption"] == same["caption"]
+            assert row["log_prob"] == pytest.approx(same["log_prob"], abs=1e-5)
+            assert [one["box"] for one in row["regions"]] == [one["box"] for one in same["regions"]]
+    kinds = [type(odd.expected) for odd, _ in odds]
+    assert min(kinds.count(Good), kinds.count(Bad)) >= 35
 
 
 def test_too_many_failures_stop_a_job(mrnn: Path, tmp_path: Path) -> None:
