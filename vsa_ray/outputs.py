@@ -146,8 +146,7 @@ class TableOutput(Output):
     def write(self, span: Span, table: pa.Table) -> Written:
         """Commit what was made from some rows of the input, as one file.
 
-        Raises:
-            OutputError: it is the turn of another start of the job.
+        Raises OutputError where it is another start's turn.
         """
         self._check_turn()
         name = f"{span.name}.{self.format}"
@@ -194,8 +193,7 @@ class TableOutput(Output):
             summary: what else to say in the summary file.
 
         Raises:
-            OutputError: rows are missing, files are damaged, too many rows failed, or it is
-                another start's turn.
+            OutputError: rows are missing, files damaged, too many failed, or it is another's turn.
         """
         self._check_turn()
         done = self.done()
@@ -207,6 +205,9 @@ class TableOutput(Output):
             )
         whole = self._check(done, rows)
         self.check_errors(whole)
+        for file in storage.list_files(self.uri):
+            if file.endswith(storage.PARTIAL):  # of a worker that was killed
+                _delete(file)
         description = {"rows": whole.rows, "by_status": whole.by_status}
         storage.write_json(storage.join(self.uri, SUMMARY), {**description, **(summary or {})})
         self.commit(**description)

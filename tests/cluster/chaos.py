@@ -297,8 +297,10 @@ class Chaos:
     def _driver(self) -> bool:
         hit = self._new
         self._job.kill()
-        self.missed += not hit
         self._start()
+        if not hit:
+            self.missed += 1
+            self._due = None
         return hit
 
     def _worker(self, work: str) -> bool:

@@ -80,7 +80,10 @@ def test_only_the_last_start_of_a_job_writes(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="was started once more"):
         first.finish([2])
     second.write(Span(0, 2, 3), rows("c"))
+    half = Path(second.uri, f"_part-000000-00003-00004.parquet.0{storage.PARTIAL}")
+    half.write_bytes(b"killed")
     assert second.finish([3]).rows == 3
+    assert not half.exists()
     shutil.rmtree(second.uri)
     with pytest.raises(OutputError, match="or its files were deleted"):
         second.write(Span(0, 0, 1), rows("a"))
