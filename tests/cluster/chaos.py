@@ -216,15 +216,18 @@ class Chaos:
         machines: Machines,
         files: Callable[[], Iterable[str]],
         rng: random.Random,
+        *,
+        replaced: bool = True,
         **more: Strike,
     ) -> None:
         """
         Args:
             files: those of the output that are there.
+            replaced: whether another machine comes for one that is lost.
             more: what else may happen while the job is at work, by name.
         """
         self._job, self._machines, self._files = job, machines, files
-        self._random = rng
+        self._random, self._replaced = rng, replaced
         self._strikes: dict[str, Strike] = {
             "driver": self._driver,
             "actor": lambda: self._worker("actor"),
@@ -313,6 +316,7 @@ class Chaos:
         found = {one.parent for one in self._machines.at_work()}
         if found:
             self._machines.lose(self._random.choice(sorted(found)))
-            away = self._random.uniform(0, AWAY_SECONDS)
-            self._away.append(time.monotonic() + away)
+            if self._replaced:
+                away = self._random.uniform(0, AWAY_SECONDS)
+                self._away.append(time.monotonic() + away)
         return bool(found)
