@@ -115,4 +115,4 @@ def _stages(config: JobConfig) -> list[Stage]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda job: _output(job).finished() is None)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

@@ -108,4 +108,4 @@ def stages(config: Any, *, models: int = 1) -> list[Stage]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda job: _output(job).finished() is None)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

@@ -160,4 +160,4 @@ def of_split(table: pa.Table, split: str) -> pa.Table:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda _: False)
+    launch(main, JobConfig, __doc__, needs_ray=False)

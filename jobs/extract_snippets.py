@@ -99,4 +99,4 @@ class AlignTexts:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda job: _output(job).finished() is None)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

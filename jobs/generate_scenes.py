@@ -33,4 +33,4 @@ def main(config: JobConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda _: False)
+    launch(main, JobConfig, __doc__, needs_ray=False)

@@ -53,12 +53,13 @@ def launch(
     settings: type[Job],
     description: str | None,
     *,
-    needs_ray: Callable[[Job], bool] = lambda _: True,
+    needs_ray: bool = True,
+    finished: Callable[[Job], bool] = lambda _: False,
 ) -> None:
     """Run a job from the command line.
 
-    Ray, which takes many seconds to start, is only started where `needs_ray`: not for a job that
-    has finished before.
+    One that has `finished` before neither checks its settings again, which loads libraries for
+    seconds, nor starts Ray: it only says what is there.
 
     A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, anything else
     that goes wrong in a traceback and 1.
@@ -71,9 +72,10 @@ def launch(
             argv=sys.argv[1:],
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
         )
-        parsed.check()
-        if needs_ray(parsed):
-            start_ray()
+        if not finished(parsed):
+            parsed.check()
+            if needs_ray:
+                start_ray()
         _run(job, parsed)
     except KeyboardInterrupt:
         _give_up("stopped; start the same command again to go on", INTERRUPTED)

@@ -71,4 +71,4 @@ def _report(corpus: Corpus) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=lambda _: False)
+    launch(main, JobConfig, __doc__, needs_ray=False)

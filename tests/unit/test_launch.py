@@ -32,7 +32,7 @@ def run(error: BaseException | None = None) -> None:
         if error is not None:
             raise error
 
-    launch(main, Job, "A job.", needs_ray=lambda _: False)
+    launch(main, Job, "A job.", needs_ray=False)
 
 
 def ended(error: BaseException | None = None) -> object:
