@@ -95,16 +95,9 @@ class Machines:
 
     def __init__(self, nodes: int, folder: Path) -> None:
         """`folder` is for Ray's own files; the paths of sockets in it have to be short."""
-        (folder / "ray").mkdir()
-        before = os.environ.get("RAY_TMPDIR")
-        os.environ["RAY_TMPDIR"] = str(folder)
         # In a process of its own: a `Cluster` reconnects the Ray of its process.
         self._maker = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        self.address = self._maker.submit(_start_head).result()
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
+        self.address = self._maker.submit(_start_head, folder).result()
         self._nodes: list[Future[int]] = []
         for _ in range(nodes):
             self.add()
@@ -138,8 +131,11 @@ _cluster: Cluster | None = None
 """Of the process that the functions below run in."""
 
 
-def _start_head() -> str:
+def _start_head(folder: Path) -> str:
+    """Ray's address."""
     global _cluster
+    (folder / "ray").mkdir()
+    os.environ["RAY_TMPDIR"] = str(folder)
     _cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
@@ -252,14 +248,17 @@ class Chaos:
         """The job, to its end, and kills of these kinds; returns those that it ended before."""
         left = list(kinds)
         self._start()
-        while (code := self._job.code) != 0:
-            if code is not None:
-                self._note_end(code)
-                self._start()
-            self._look()
-            if left and self._due is not None and time.monotonic() >= self._due:
-                self._strike(left)
-            time.sleep(self._random.uniform(0.05, 0.4))
+        try:
+            while (code := self._job.code) != 0:
+                if code is not None:
+                    self._note_end(code)
+                    self._start()
+                self._look()
+                if left and self._due is not None and time.monotonic() >= self._due:
+                    self._strike(left)
+                time.sleep(self._random.uniform(0.05, 0.4))
+        finally:
+            self._job.kill()
         return left
 
     def _strike(self, left: list[str]) -> None:

@@ -22,6 +22,7 @@ import pytest
 import ray
 from odd_pictures import Bad, Good
 from PIL import Image
+from ray.util.state import list_actors
 
 from jobs import caption_corpus
 from vsa_ray import datasets, images, listing, schema, storage
@@ -248,6 +249,10 @@ def test_pictures_that_kill_their_process_become_rows(
     rows = pq.read_table(output.uri).to_pylist()
     assert {row["image_id"] for row in rows if row["status"] == "crashed"} == {*deaths}
     assert all("Fragile" in row["error"] for row in rows if row["status"] == "crashed")
+    deadline = time.monotonic() + 30
+    while list_actors(filters=[("class_name", "=", "Counts"), ("state", "=", "ALIVE")]):
+        assert time.monotonic() < deadline  # it ends with the job, not with the driver
+        time.sleep(0.1)
 
 
 class Unreachable:
