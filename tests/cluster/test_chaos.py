@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from chaos import Chaos, Job, Machines
+from chaos import Chaos, Job
 from flaky_s3 import Fault, FlakyS3, RandomPlan
+from machines import Machines
 from PIL import Image
 
 from jobs import caption_corpus
