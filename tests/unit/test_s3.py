@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from flaky_s3 import Fault, FlakyS3, Plan, RandomPlan, Request, sound
 from odd_pictures import file, picture
@@ -14,6 +18,7 @@ from odd_pictures import file, picture
 from vsa_ray import s3, schema, storage
 from vsa_ray.files import files_below
 from vsa_ray.images import ImageConfig, ImageError, LoadImages, PassingError, StorageOutage, load
+from vsa_ray.listing import list_images
 
 FAULTS: list[Fault] = ["500", "503", "silent", "reset", "cut"]
 
@@ -164,6 +169,39 @@ def test_storage_bears_failures(fault: Fault, flaky: FlakyS3, s3: str) -> None:
     assert storage.is_directory(uri)
     storage.delete(uri)
     assert not storage.exists(uri)
+    assert flaky.seen[fault] > 5
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["folder", "list.txt", "list.parquet", "tar", "bytes.parquet"])
+@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
+def test_listing_bears_failures(
+    fault: Fault, kind: str, flaky: FlakyS3, s3: str, pictures: list[str], tmp_path: Path
+) -> None:
+    files = [storage.read_bytes(uri) for uri in pictures]
+    uri = s3 if kind == "folder" else f"{s3}/input/{kind}"
+    match kind:
+        case "list.txt":
+            storage.write_bytes(uri, "\n".join(pictures).encode())
+        case "tar":
+            storage.write_bytes(f"{uri}/0.tar", tar({f"{i}.png": x for i, x in enumerate(files)}))
+        case "list.parquet" | "bytes.parquet":
+            column = {"uri": pictures} if kind == "list.parquet" else {"bytes": files}
+            pq.write_table(pa.table({"id": pictures, **column}), tmp_path / "table.parquet")
+            storage.write_bytes(uri, (tmp_path / "table.parquet").read_bytes())
+    flaky.plan = once(fault)
+    found = [list_images(uri, storage.join(s3, f"out{i}")) for i in range(2)]
+    found.append(list_images(uri, storage.join(s3, "out0")))  # what was listed before
+    assert [sum(one.rows) for one in found] == [6] * 3
     assert flaky.seen[fault] > 5
 
 
