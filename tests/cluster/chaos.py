@@ -177,7 +177,7 @@ class Chaos:
     def _note_end(self, code: int) -> None:
         said = self._job.said
         assert code == 2, f"exit code {code}: {said}"
-        assert any(words in said for words in GIVING_UP), said
+        assert any(words in said.lower() for words in GIVING_UP), said
         self.gave_up.append(said.strip().rpartition("\n")[2])
         logger.info("gave up: %s", self.gave_up[-1])
 

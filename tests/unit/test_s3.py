@@ -86,7 +86,18 @@ def test_a_picture_that_always_fails_is_a_row(flaky: FlakyS3, pictures: list[str
     assert statuses(pictures, 0.2) == ["ok"] * 3 + ["unreadable"] + ["ok"] * 2
     flaky.plan = always("silent", where="/3.png")
     assert statuses(pictures, 0.2) == ["ok"] * 3 + ["timeout"] + ["ok"] * 2
-    assert statuses(pictures[3:4], 0.2) == ["timeout"]  # alone, nothing tells it from an outage
+    assert statuses(pictures[3:4], 0.2) == ["timeout"]
+
+
+def test_an_outage_is_one_for_a_single_picture_too(
+    flaky: FlakyS3, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsa_ray.s3.PATIENCE_SECONDS", 0.2)
+    flaky.plan = always("503")
+    with pytest.raises(StorageOutage, match=r"s3://test-\d+: storage has been failing"):
+        statuses(pictures[:1], 0.2)
+    flaky.plan = lambda request: "503" if ".png" in request.path else "denied"
+    assert statuses(pictures[:1], 0.2) == ["unreadable"]  # its bucket answers
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -114,6 +125,17 @@ def test_a_server_that_dies_in_the_middle_of_a_batch(flaky: FlakyS3, pictures: l
         statuses(pictures, 0.2)
     flaky.plan = sound
     assert statuses(pictures) == ["ok"] * 6
+
+
+def test_an_outage_that_ends_just_now_spoils_no_row(flaky: FlakyS3, pictures: list[str]) -> None:
+    """The first picture was had before it, and is had again; the others failed until now."""
+
+    def plan(request: Request) -> Fault | None:
+        over = any("/0.png" in one.path and one.attempt for one in flaky.requests)
+        return None if "/0.png" in request.path or over else "500"
+
+    flaky.plan = plan
+    assert statuses(pictures, 0.2) == ["ok"] * 6
 
 
 def test_what_is_denied_is_not_tried_again(flaky: FlakyS3, pictures: list[str]) -> None:
