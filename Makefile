@@ -29,7 +29,7 @@ unit: setup ## Run the tests that need no Ray: a minute
 	$(RUN) -m pytest -m "not cluster"
 
 chaos: setup ## Run the long tests that kill whatever a job consists of: 10 minutes
-	$(RUN) -m pytest -m chaos
+	$(RUN) -m pytest -m chaos -o log_cli=true -o log_cli_level=INFO
 
 check: setup ## Lint, formatting and types
 	$(VENV)/bin/ruff check .
