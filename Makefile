@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 CORPUS := runs/scenes
 DEMO := runs/demo
 
-.PHONY: help setup demo test unit check lock clean
+.PHONY: help setup demo test unit chaos check lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,11 +22,14 @@ demo: setup ## Run the whole system on generated pictures, into runs/demo
 	$(RUN) -m jobs.generate_scenes --config jobs/configs/demo_scenes.yaml --out $(CORPUS)
 	$(RUN) -m jobs.pipeline --config jobs/configs/demo.yaml --corpus $(CORPUS) --out $(DEMO)
 
-test: setup ## Run every test that this machine can run
+test: setup ## Run every test that this machine can run, but for those of make chaos
 	$(RUN) -m pytest
 
 unit: setup ## Run the tests that need no Ray: a minute
 	$(RUN) -m pytest -m "not cluster"
+
+chaos: setup ## Run the long tests that kill whatever a job consists of: 10 minutes
+	$(RUN) -m pytest -m chaos -o log_cli=true -o log_cli_level=INFO
 
 check: setup ## Lint, formatting and types
 	$(VENV)/bin/ruff check .

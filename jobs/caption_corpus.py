@@ -68,17 +68,7 @@ class JobConfig:
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    sources = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
-    settings: dict[str, Any] = {"captions": config.captions}
-    if config.images:
-        settings |= {"loading": config.loading, "regions": config.regions}
-    made_from = origin("caption_corpus", sources, **settings)
-    output = TableOutput(
-        uri=config.out,
-        made_from=made_from | {"format": config.format},
-        format=config.format,
-        max_error_rate=config.max_error_rate,
-    )
+    output = _output(config)
     written = output.finished()
     if written is None:
         output.begin()
@@ -92,6 +82,20 @@ def main(config: JobConfig, parent: Run | None = None) -> Written:
             )
     log_written(config.out, written)
     return written
+
+
+def _output(config: JobConfig) -> TableOutput:
+    sources = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
+    settings: dict[str, Any] = {"captions": config.captions}
+    if config.images:
+        settings |= {"loading": config.loading, "regions": config.regions}
+    made_from = origin("caption_corpus", sources, **settings)
+    return TableOutput(
+        uri=config.out,
+        made_from=made_from | {"format": config.format},
+        format=config.format,
+        max_error_rate=config.max_error_rate,
+    )
 
 
 def _inputs(config: JobConfig) -> inputs.Inputs:
@@ -111,4 +115,4 @@ def _stages(config: JobConfig) -> list[Stage]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

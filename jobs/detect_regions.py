@@ -48,14 +48,11 @@ class JobConfig:
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    made_from = origin(
-        "detect_regions", {"images": config.images}, loading=config.loading, regions=config.regions
-    )
-    output = TableOutput(uri=config.out, made_from=made_from, max_error_rate=config.max_error_rate)
+    output = _output(config)
     written = output.finished()
     if written is None:
         output.begin()
-        with tracking.run("detect_regions", made_from, parent=parent) as run:
+        with tracking.run("detect_regions", output.made_from, parent=parent) as run:
             written = datasets.make_table(
                 listing.list_images(config.images, config.out, datasets.each),
                 stages(config),
@@ -65,6 +62,13 @@ def main(config: JobConfig, parent: Run | None = None) -> Written:
             )
     log_written(config.out, written)
     return written
+
+
+def _output(config: JobConfig) -> TableOutput:
+    made_from = origin(
+        "detect_regions", {"images": config.images}, loading=config.loading, regions=config.regions
+    )
+    return TableOutput(uri=config.out, made_from=made_from, max_error_rate=config.max_error_rate)
 
 
 def check_images(uri: str) -> None:
@@ -104,4 +108,4 @@ def stages(config: Any, *, models: int = 1) -> list[Stage]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

@@ -48,17 +48,21 @@ class JobConfig:
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
-    sources = {name: getattr(config, name) for name in ("regions", "sentences", "alignment")}
-    made_from = origin("extract_snippets", sources, snippets=config.snippets)
-    output = TableOutput(uri=config.out, made_from=made_from)
+    output = _output(config)
     written = output.finished()
     if written is None:
         output.begin()
-        with tracking.run("extract_snippets", made_from, parent=parent) as run:
+        with tracking.run("extract_snippets", output.made_from, parent=parent) as run:
             written = _extract(config, output, run)
             run.metrics({"sentences": written.rows})
     log_written(config.out, written)
     return written
+
+
+def _output(config: JobConfig) -> TableOutput:
+    sources = {name: getattr(config, name) for name in ("regions", "sentences", "alignment")}
+    made_from = origin("extract_snippets", sources, snippets=config.snippets)
+    return TableOutput(uri=config.out, made_from=made_from)
 
 
 def _extract(config: JobConfig, output: TableOutput, run: Run) -> Written:
@@ -95,4 +99,4 @@ class AlignTexts:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)

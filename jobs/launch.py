@@ -55,8 +55,12 @@ def launch(
     description: str | None,
     *,
     needs_ray: bool = True,
+    finished: Callable[[Job], bool] = lambda _: False,
 ) -> None:
     """Run a job from the command line.
+
+    One that has `finished` before neither checks its settings again, which loads libraries for
+    seconds, nor starts Ray: it only says what is there.
 
     A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, anything else
     that goes wrong in a traceback and 1.
@@ -69,9 +73,10 @@ def launch(
             argv=sys.argv[1:],
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
         )
-        parsed.check()
-        if needs_ray:
-            start_ray()
+        if not finished(parsed):
+            parsed.check()
+            if needs_ray:
+                start_ray()
         _run(job, parsed)
     except KeyboardInterrupt:
         _give_up("stopped; start the same command again to go on", INTERRUPTED)

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vsa_ray import batches, checkpoints, evaluation, schema
+from vsa_ray import schema
+
+# Networks and their libraries are imported where they are used, in the workers: the driver only
+# names this class, and would wait for them for seconds.
 
 READ = ("image_id", "uri", "boxes", "features", "status", "error")
 """Columns of a `regions` table that captioning looks at."""
@@ -32,6 +35,8 @@ class CaptionRegions:
     """Stage: a `regions` table in, a `captions` table out; a failed image stays a row."""
 
     def __init__(self, config: CaptionConfig, checkpoint: str) -> None:
+        from vsa_ray import checkpoints
+
         self.config = config
         self.captioner = checkpoints.load_captioner(checkpoint, checkpoints.best_device())
 
@@ -58,6 +63,8 @@ class CaptionRegions:
 
     def _write(self, images: pa.Table) -> list[tuple[str, float]]:
         """A sentence for every region of every image, end to end."""
+        from vsa_ray import batches, evaluation
+
         if not any(images["boxes"].combine_chunks().value_lengths().to_numpy()):
             return []
         features_PF = batches.features(images).rows.numpy()

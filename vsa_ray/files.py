@@ -18,7 +18,7 @@ ATTEMPTS = 10
 PAGE_KEYS = 1000
 """What S3 gives at most."""
 
-_REFUSED = ("AccessDenied", "NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_REFUSED = {"AccessDenied", "NoSuchBucket", *s3.BAD_CREDENTIALS}
 
 
 def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:

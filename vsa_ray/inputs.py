@@ -137,6 +137,7 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
                 read, failing_since = read + len(table), 0.0
         except OSError as error:
             if not s3.is_passing(error):
+                s3.check_credentials(part.uri, error)
                 raise
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > s3.PATIENCE_SECONDS:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vsa_ray import inputs, manifests, schema, shards, storage
+from vsa_ray import inputs, manifests, s3, schema, shards, storage
 from vsa_ray.corpora.layouts import IMAGE_SUFFIXES
 from vsa_ray.files import files_below
 from vsa_ray.inputs import Columns, Inputs, Part
@@ -62,8 +62,7 @@ def list_images(uri: str, out: str, each: Each = map) -> Inputs:
         storage.commit(folder, listed)
     logger.info("%s: %d images", uri, sum(listed["rows"]))
     if listed["kind"] == "parquet":
-        with _open(storage.join(folder, "files.parquet")) as parquet:
-            parts = [Part(**row) for row in parquet.read().to_pylist()]
+        parts = [Part(**row) for row in _rows(storage.join(folder, "files.parquet"))]
         return Inputs(parts, Columns(**listed["columns"]))
     parts = [Part(_part(folder, i), rows) for i, rows in enumerate(listed["rows"])]
     return Inputs(parts, Columns())
@@ -113,11 +112,10 @@ def _list(uri: str, folder: str, each: Each) -> dict[str, Any]:
         rows = _write(folder, _of_folder(uri))
         return {"kind": kind, "rows": rows}
     if kind == "list":
-        hashes = array("Q")
-        rows = _write(folder, _hashed(manifests.read(uri), hashes))
+        rows, found = s3.patiently(uri, lambda: _write_list(uri, folder))
         if not rows:
             raise storage.StorageError(f"{uri}: no images in this list")
-        _check_unique(uri, [np.frombuffer(hashes, np.uint64)], _ids(folder, len(rows)))
+        _check_unique(uri, [np.frombuffer(found, np.uint64)], _ids(folder, len(rows)))
         return {"kind": kind, "rows": rows}
     suffix = ".tar" if kind == "shards" else ".parquet"
     files = [uri]
@@ -151,6 +149,12 @@ def _write(folder: str, rows: Iterator[dict[str, str]]) -> list[int]:
     return written
 
 
+def _write_list(uri: str, folder: str) -> tuple[list[int], array[int]]:
+    """Rows of each part, and hashes of all ids."""
+    hashes = array("Q")
+    return _write(folder, _hashed(manifests.read(uri), hashes)), hashes
+
+
 def _list_shards(uri: str, folder: str, files: list[str], each: Each) -> dict[str, Any]:
     """Every shard is a part."""
     root = storage.absolute(uri) if files != [uri] else uri.rpartition("/")[0]
@@ -168,8 +172,8 @@ def _list_shards(uri: str, folder: str, files: list[str], each: Each) -> dict[st
 def _index_shard(folder: str, root: str, shard: tuple[int, str]) -> dict[str, Any]:
     number, uri = shard
     name = uri[len(root.rstrip("/")) + 1 :].removesuffix(".tar")
-    hashes = array("Q")
-    rows = list(_hashed(shards.members(uri, name), hashes))
+    rows = s3.patiently(uri, lambda: list(shards.members(uri, name)))
+    hashes = array("Q", (_hash(row["image_id"]) for row in rows))
     _write_table(_part(folder, number), pa.Table.from_pylist(rows, schema=shards.MEMBERS))
     return {"part": number, "rows": len(rows), "hashes": hashes.tobytes()}
 
@@ -209,9 +213,13 @@ def _index_parquet(data: str, image_id: str, file: tuple[int, str]) -> dict[str,
             raise storage.StorageError(f"{uri}: no column {column!r}, unlike the files before it")
     hashes = array("Q")
     if image_id:
-        hashes.extend(_hash(one) for column in _column(uri, image_id) for one in column)
+        hashes = s3.patiently(uri, lambda: _hashes_of(uri, image_id))
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return {"file": number, "rows": rows, "hashes": hashes.tobytes()}
+
+
+def _hashes_of(uri: str, image_id: str) -> array[int]:
+    return array("Q", (_hash(one) for column in _column(uri, image_id) for one in column))
 
 
 def _column(uri: str, name: str) -> Iterator[list[str]]:
@@ -264,6 +272,15 @@ def _write_table(uri: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def _rows(uri: str) -> list[dict[str, Any]]:
+    def read() -> list[dict[str, Any]]:
+        with _open(uri) as parquet:
+            rows: list[dict[str, Any]] = parquet.read().to_pylist()
+        return rows
+
+    return s3.patiently(uri, read)
 
 
 def _open(uri: str) -> pq.ParquetFile:

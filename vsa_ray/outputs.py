@@ -4,7 +4,8 @@ A table is a directory of files, each written in one atomic step and named after
 input that it was made from: `part-000012-00064-00128.parquet` are rows 64 to 127 of part 12. So
 names alone tell what is done. A job that is killed at any moment and started again makes what no
 name covers, checks that the names of every part cover it exactly once and that the files hold what
-they say, and commits: the same rows as an undisturbed run, none missing, none twice.
+they say, and commits: the same rows as an undisturbed run, none missing, none twice. Workers that
+outlive their job write nothing any more once it is started again: each start takes the turn.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -28,6 +30,9 @@ from vsa_ray.spans import Span, disjoint, pending, span_of
 
 JOB = "_job.json"
 """What an output is being made from. Starts with `_`: not data, see storage.py."""
+
+TURN = "_turn"
+"""Which start of the job writes: the last one."""
 
 SUMMARY = "_summary.json"
 """How a finished table came about."""
@@ -46,7 +51,8 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
     Args:
         inputs: URIs by name. A committed one is named with a digest of its own origin, so that an
             output knows when what it was made from has been made anew.
-        settings: dataclasses by name, all of whose fields matter to the output.
+        settings: dataclasses by name. All of their fields matter to the output, but for those
+            with `made_from` False in their metadata.
     """
     made_from: dict[str, Any] = {"job": job}
     for name, uri in inputs.items():
@@ -55,9 +61,18 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
         if success is not None:
             digest = hashlib.blake2s(json.dumps(success, sort_keys=True).encode(), digest_size=8)
             made_from[f"{name}.version"] = digest.hexdigest()
-    plain = {name: dataclasses.asdict(value) for name, value in settings.items()}
+    plain = {name: _what(value) for name, value in settings.items()}
     made_from |= json.loads(json.dumps(dict(flatten(plain))))  # as it is when read back
     return made_from
+
+
+def _what(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that matter to an output."""
+    plain = dataclasses.asdict(settings)
+    for one in dataclasses.fields(settings):
+        if not one.metadata.get("made_from", True):
+            del plain[one.name]
+    return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +129,26 @@ class TableOutput(Output):
     max_error_rate: float = 1.0
     """Not committed where a larger share of the rows has failed."""
 
+    turn: str = ""
+    """See `take_turn`; without one, anybody writes."""
+
+    def take_turn(self) -> TableOutput:
+        """The output for this start of the job: what starts before it left running is refused."""
+        turn = uuid.uuid4().hex
+        storage.write_bytes(storage.join(self.uri, TURN), turn.encode())
+        return replace(self, turn=turn)
+
     def finished(self) -> Written | None:
         """The table, if this job has finished before."""
         success = self.committed()
         return Written(success["rows"], success["by_status"]) if success else None
 
     def write(self, span: Span, table: pa.Table) -> Written:
-        """Commit what was made from some rows of the input, as one file."""
+        """Commit what was made from some rows of the input, as one file.
+
+        Raises OutputError where it is another start's turn.
+        """
+        self._check_turn()
         name = f"{span.name}.{self.format}"
         written = Written(len(table), _by_status(table))
         encode = _as_parquet if self.format == "parquet" else _as_lines
@@ -131,7 +159,7 @@ class TableOutput(Output):
         """The files that are there, by what they were made from, in order; no two overlap.
 
         Where two overlap, one is deleted: when a job was killed, its workers may live for a moment
-        longer, and write a file after the next start has looked.
+        longer, and be about to write a file when the next start looks.
 
         Raises:
             OutputError: there are files that this job cannot have written.
@@ -165,8 +193,9 @@ class TableOutput(Output):
             summary: what else to say in the summary file.
 
         Raises:
-            OutputError: rows are missing, files are damaged, or too many rows failed.
+            OutputError: rows are missing, files damaged, too many failed, or it is another's turn.
         """
+        self._check_turn()
         done = self.done()
         missing = sum(gap.rows for gaps in pending(done, parts).values() for gap in gaps)
         if missing or sum(parts) != sum(span.rows for span in done):
@@ -176,6 +205,9 @@ class TableOutput(Output):
             )
         whole = self._check(done, rows)
         self.check_errors(whole)
+        for file in storage.list_files(self.uri):
+            if file.endswith(storage.PARTIAL):  # of a worker that was killed
+                _delete(file)
         description = {"rows": whole.rows, "by_status": whole.by_status}
         storage.write_json(storage.join(self.uri, SUMMARY), {**description, **(summary or {})})
         self.commit(**description)
@@ -192,6 +224,17 @@ class TableOutput(Output):
             f"--max-error-rate {self.max_error_rate:g}; the column `error` of its files says why. "
             "Put it right and delete the output, or go on with a higher --max-error-rate"
         )
+
+    def _check_turn(self) -> None:
+        try:
+            turn = storage.read_bytes(storage.join(self.uri, TURN)).decode() if self.turn else ""
+        except FileNotFoundError:
+            turn = "nobody's: deleted"
+        if turn != self.turn:
+            raise OutputError(
+                f"{self.uri}: the same command was started once more, or its files were deleted, "
+                "while it ran; this one has stopped"
+            )
 
     def _check(self, done: Mapping[Span, str], rows: int | None) -> Written:
         """Look into every file."""

@@ -2,7 +2,8 @@
 
 Large jobs meet every failure of S3: 500, 503 SlowDown, connections that are refused, cut, or never
 answered. The client tries each request again at once; `patiently` tries for minutes. What is not
-going to pass (no such key, access denied) is raised as it comes.
+going to pass (no such key, access denied) is raised as it comes, but for credentials that S3 does
+not take (any more): those fail every request, and are told apart by asking S3.
 """
 
 from __future__ import annotations
@@ -64,6 +65,22 @@ _PASSING_CODES = {
 
 _PASSING_STATUS = {"408", "429"}  # and 5xx
 
+_REFUSING_CODES = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"}
+
+_REFUSING_STATUS = {"400", "401", "403"}
+
+BAD_CREDENTIALS = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+"""What S3 says of who asks, whatever was asked for."""
+
+ASKED_AGAIN_SECONDS = 60.0
+"""An answer about credentials holds so long: not every image that is denied asks anew."""
+
 _PASSING_ERRNO = {
     *(errno.EAGAIN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH),
     *(errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT),
@@ -75,6 +92,10 @@ _lock = threading.Lock()
 
 class StorageOutage(UserError):  # noqa: N818 - a state of the world
     """Storage fails and goes on failing. Nothing is wrong with the data; the job has to stop."""
+
+
+class CredentialsError(UserError):
+    """S3 does not know who asks, or not any more. Nothing is wrong with the data."""
 
 
 def filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
@@ -118,6 +139,45 @@ def is_passing(error: BaseException) -> bool:
     return code in _PASSING_CODES or status in _PASSING_STATUS or status.startswith("5")
 
 
+def check_credentials(uri: str, error: BaseException) -> None:
+    """Tell a request that was refused for what it asked for from one refused for who asked.
+
+    Raises:
+        CredentialsError: S3 takes no request of these credentials.
+    """
+    found = _AWS_ERROR.findall(str(error))
+    if not found or not uri.startswith("s3://"):
+        return
+    code, status = found[-1]
+    if code not in _REFUSING_CODES and status not in _REFUSING_STATUS:
+        return
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    settings = tuple(os.environ.get(name, "") for name in _ENVIRONMENT)
+    with _lock:
+        reason = _refusal(bucket, settings, int(time.monotonic() / ASKED_AGAIN_SECONDS))
+    if reason:
+        raise CredentialsError(
+            f"s3://{bucket}: S3 does not take the credentials of this environment ({reason}); "
+            "renew them and start the same command again, and it goes on"
+        ) from error
+
+
+@lru_cache(maxsize=32)
+def _refusal(bucket: str, _settings: tuple[str, ...], _now: int) -> str:
+    """What S3 has against the credentials, or "". A HEAD, as files are opened with, never says."""
+    import boto3  # only who is refused waits for it
+    import botocore.exceptions
+
+    try:
+        boto3.client("s3").list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except botocore.exceptions.ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        return str(error) if code in BAD_CREDENTIALS else ""
+    except botocore.exceptions.BotoCoreError as error:
+        logger.warning("s3://%s: cannot ask about its credentials: %s", bucket, error)
+    return ""
+
+
 def waits() -> Iterator[float]:
     """Seconds to wait before each next try: twice as long each time, and never all at once."""
     wait, longest = WAITS_SECONDS
@@ -131,6 +191,7 @@ def patiently(uri: str, action: Callable[[], Result]) -> Result:
 
     Raises:
         StorageOutage: it failed for PATIENCE_SECONDS.
+        CredentialsError: S3 does not take the credentials.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     for wait in waits():
@@ -138,6 +199,7 @@ def patiently(uri: str, action: Callable[[], Result]) -> Result:
             return action()
         except OSError as error:
             if not is_passing(error):
+                check_credentials(uri, error)
                 raise
             if time.monotonic() + wait > deadline:
                 raise StorageOutage(

@@ -37,6 +37,9 @@ from vsa_ray.errors import UserError
 
 SUCCESS = "_SUCCESS"
 
+PARTIAL = ".partial"
+"""How the name of a local file ends that was not written to its end."""
+
 BLOCK_ROWS = 256
 """Rows that `read_blocks` gives at once."""
 
@@ -182,7 +185,7 @@ def _write_local(target: Path, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(*error.args) from error
-    unfinished = target.with_name(f"_{target.name}.{uuid.uuid4().hex}.partial")
+    unfinished = target.with_name(f"_{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         unfinished.write_bytes(data)
         unfinished.replace(target)

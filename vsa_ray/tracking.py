@@ -2,6 +2,9 @@
 
 The store is MLFLOW_TRACKING_URI, or `mlflow.db` (SQLite) in the working directory. SQLite is a file
 of one machine: a cluster needs a tracking server.
+
+MLflow takes seconds to import, which only a job that has something to do should cost: every
+function imports what it needs of it.
 """
 
 from __future__ import annotations
@@ -16,14 +19,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import mlflow
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from vsa_ray.config import flatten
 from vsa_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import mlflow
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +60,21 @@ class Run:
 
     def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
         """Log numbers; None ones are left out."""
+        from mlflow.entities import Metric
+
         now = time.time_ns() // 1_000_000
         known = {name: float(value) for name, value in values.items() if value is not None}
         self._log(metrics=[Metric(name, value, now, step) for name, value in known.items()])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings, nested ones by dotted names."""
+        from mlflow.entities import Param
+
         self._log(params=[Param(k, str(v)[:_MAX_PARAM]) for k, v in flatten(values)])
 
     def tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
         self._log(tags=[RunTag(name, value) for name, value in values.items()])
 
     def text(self, text: str, name: str) -> None:
@@ -85,6 +93,8 @@ class Run:
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
         try:
             yield
         except (MlflowException, OSError) as error:
@@ -118,11 +128,15 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
 
 
 def _client(uri: str) -> mlflow.MlflowClient:
+    import mlflow
+
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _begin(uri: str, tags: Mapping[str, str]) -> str:
     """Make a run -> its id."""
+    from mlflow.exceptions import MlflowException
+
     try:
         with _alone(uri):
             client = _client(uri)  # makes the store
@@ -135,6 +149,8 @@ def _begin(uri: str, tags: Mapping[str, str]) -> str:
 
 
 def _experiment(client: mlflow.MlflowClient, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     if found := client.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)
     # A server keeps artifacts where it was told to; beside a SQLite file they need a place.

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import torch
 
 from jobs.launch import start_ray
-from vsa_ray import schema, storage
-from vsa_ray.vocabulary import tokenise
+from vsa_ray import checkpoints, schema, storage
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.vocabulary import Vocabulary, tokenise
 
 COLOURS = ("red", "green", "blue", "white")
 THINGS = ("ball", "box", "star", "ring")
@@ -51,6 +53,23 @@ def cluster(
         yield context
         ray.shutdown()
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def mrnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It has learned nothing, and writes nonsense."""
+    torch.manual_seed(0)
+    words = ("a", "dog", "ball", "red", "runs")
+    model = MultimodalRNN(
+        CaptionerConfig(hidden_dim=8, word_dim=4, dropout=0.0),
+        feature_dim=1280,
+        vocabulary_size=6,
+        log_frequencies_V=None,
+    )
+    torch.nn.init.normal_(model.output.weight)
+    folder = tmp_path_factory.mktemp("models") / "mrnn"
+    checkpoints.save(str(folder), model.eval(), Vocabulary(words, (5, 4, 3, 2, 1), 5))
+    return folder
 
 
 @pytest.fixture

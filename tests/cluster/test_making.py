@@ -6,6 +6,7 @@ import ctypes
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,22 +15,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import odd_pictures
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-import torch
+from odd_pictures import Bad, Good
 from PIL import Image
+from ray.util.state import list_actors
 
 from jobs import caption_corpus
-from vsa_ray import checkpoints, datasets, images, listing, schema, storage
+from vsa_ray import datasets, images, listing, schema, storage
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.datasets import Stage
-from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.outputs import SUMMARY, OutputError, TableOutput
 from vsa_ray.regions import RegionConfig
 from vsa_ray.s3 import StorageOutage
-from vsa_ray.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.cluster
 
@@ -49,23 +50,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shapes = np.kron(rng.integers(0, 255, (4, 5, 3)), np.ones((12, 12, 1)))
         Image.fromarray(shapes.astype(np.uint8)).save(path)
     (folder / BROKEN).write_bytes(b"not a picture")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def mrnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It has learned nothing, and writes nonsense."""
-    torch.manual_seed(0)
-    words = ("a", "dog", "ball", "red", "runs")
-    model = MultimodalRNN(
-        CaptionerConfig(hidden_dim=8, word_dim=4, dropout=0.0),
-        feature_dim=1280,
-        vocabulary_size=6,
-        log_frequencies_V=None,
-    )
-    torch.nn.init.normal_(model.output.weight)
-    folder = tmp_path_factory.mktemp("models") / "mrnn"
-    checkpoints.save(str(folder), model.eval(), Vocabulary(words, (5, 4, 3, 2, 1), 5))
     return folder
 
 
@@ -168,6 +152,40 @@ def test_tar_shards_and_bytes_in_parquet(
     assert found["image_id"] == expected["image_id"]
 
 
+def test_odd_pictures_among_good_ones(
+    undisturbed: Path, folder: Path, mrnn: Path, tmp_path: Path
+) -> None:
+    """Each odd one is described, each broken one says why, and their neighbours do not notice."""
+    odds = [*odd_pictures.write(str(tmp_path / "odd"), odd_pictures.EVERYWHERE)]
+    odds += odd_pictures.write(str(tmp_path / "odd"), odd_pictures.LOCAL)
+    good = {path.relative_to(folder).as_posix(): str(path) for path in folder.rglob("*.png")}
+    listed = [*good.items(), *((odd.name, uri) for odd, uri in odds)]
+    random.Random(0).shuffle(listed)
+    table = pa.table(dict(zip(("id", "uri"), zip(*listed, strict=True), strict=True)))
+    pq.write_table(table, tmp_path / "list.parquet")
+    caption_corpus.main(job(tmp_path / "list.parquet", mrnn, tmp_path / "captions"))
+
+    found = {row["image_id"]: row for row in captions(tmp_path / "captions").to_pylist()}
+    assert len(found) == len(listed)
+    assert [found.pop(image_id) for image_id in sorted(good)] == captions(undisturbed).to_pylist()
+    for odd, _ in odds:
+        row = found[odd.name]
+        if isinstance(odd.expected, Bad):
+            assert row["status"] == odd.expected.status, row
+            assert odd.expected.error in row["error"]
+            assert (row["caption"], row["regions"]) == (None, [])
+            continue
+        assert (row["status"], row["error"]) == ("ok", None)
+        assert row["caption"]
+        if odd.expected == Good():  # shows the same as good.png, pixel for pixel
+            same = found["good.png"]
+            assert row["caption"] == same["caption"]
+            assert row["log_prob"] == pytest.approx(same["log_prob"], abs=1e-5)
+            assert [one["box"] for one in row["regions"]] == [one["box"] for one in same["regions"]]
+    kinds = [type(odd.expected) for odd, _ in odds]
+    assert min(kinds.count(Good), kinds.count(Bad)) >= 35
+
+
 def test_too_many_failures_stop_a_job(mrnn: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for i in range(20):
@@ -231,6 +249,10 @@ def test_pictures_that_kill_their_process_become_rows(
     rows = pq.read_table(output.uri).to_pylist()
     assert {row["image_id"] for row in rows if row["status"] == "crashed"} == {*deaths}
     assert all("Fragile" in row["error"] for row in rows if row["status"] == "crashed")
+    deadline = time.monotonic() + 30
+    while list_actors(filters=[("class_name", "=", "Counts"), ("state", "=", "ALIVE")]):
+        assert time.monotonic() < deadline  # it ends with the job, not with the driver
+        time.sleep(0.1)
 
 
 class Unreachable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -141,6 +142,26 @@ def test_what_a_job_needs_is_enough_to_start_ray(
     name: str, flags: tuple[str, ...], start: Start
 ) -> None:
     assert start(name, *flags).code == "Ray"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("caption_corpus", CAPTIONED),
+        ("caption_corpus", ("--images", "images", "--mrnn", "mrnn", "--out", "o")),
+        ("detect_regions", ("--images", "images", "--out", "o")),
+        ("extract_snippets", ALIGNED),
+    ],
+)
+@pytest.mark.usefixtures("tables")
+def test_a_job_that_has_finished_needs_no_ray(
+    name: str, flags: tuple[str, ...], start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    job = importlib.import_module(f"jobs.{name}")
+    job._output(parse(job.JobConfig, description="", argv=flags)).commit(rows=3, by_status={})
+    assert start(name, *flags, "--batch-size", "2").code == 0
+    assert "o: 3 rows" in caplog.text
 
 
 def missing_and_unfinished(name: str, flags: tuple[str, ...], *inputs: str) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,26 @@ def test_writing_a_part_twice_leaves_it_once(tmp_path: Path) -> None:
     out.write(Span(0, 0, 2), rows("a", "b"))
     out.write(Span(0, 0, 2), rows("a", "b"))
     assert out.finish([2]).rows == 2
+
+
+def test_only_the_last_start_of_a_job_writes(tmp_path: Path) -> None:
+    """A worker that outlives its job must not write a file after the table was checked."""
+    first = output(tmp_path).take_turn()
+    first.write(Span(0, 0, 2), rows("a", "b"))
+    second = output(tmp_path).take_turn()
+    with pytest.raises(OutputError, match="was started once more"):
+        first.write(Span(0, 2, 4), rows("c", "d"))
+    with pytest.raises(OutputError, match="was started once more"):
+        first.finish([2])
+    second.write(Span(0, 2, 3), rows("c"))
+    half = Path(second.uri, f"_part-000000-00003-00004.parquet.0{storage.PARTIAL}")
+    half.write_bytes(b"killed")
+    assert second.finish([3]).rows == 3
+    assert not half.exists()
+    shutil.rmtree(second.uri)
+    with pytest.raises(OutputError, match="or its files were deleted"):
+        second.write(Span(0, 0, 1), rows("a"))
+    assert not Path(second.uri).exists()
 
 
 def test_a_file_that_a_dying_job_left_over_others_goes(tmp_path: Path) -> None:
@@ -160,6 +181,7 @@ def test_rows_of_another_number_than_the_input(tmp_path: Path) -> None:
 class Settings:
     beta: float
     sizes: tuple[int, ...]
+    tries: int = field(default=3, metadata={"made_from": False})
 
 
 def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
@@ -171,7 +193,9 @@ def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
     assert first["source"] == source.uri
     assert first["snippets.beta"] == 0.5
     assert first["snippets.sizes"] == [1, 2]
-    assert first == origin("test", {"source": source.uri, "other": ""}, snippets=settings)
+    patient = replace(settings, tries=9)
+    assert first == origin("test", {"source": source.uri, "other": ""}, snippets=patient)
+    assert "snippets.tries" not in first
     storage.commit(source.uri, {"made_from": {"job": "another"}})
     second = origin("test", {"source": source.uri, "other": ""}, snippets=settings)
     assert second["source.version"] != first["source.version"]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from flaky_s3 import Fault, FlakyS3, Plan, RandomPlan, Request, sound
 from odd_pictures import file, picture
 
 from vsa_ray import s3, schema, storage
+from vsa_ray.files import files_below
 from vsa_ray.images import ImageConfig, ImageError, LoadImages, PassingError, StorageOutage, load
+from vsa_ray.listing import list_images
 
 FAULTS: list[Fault] = ["500", "503", "silent", "reset", "cut"]
 
@@ -80,7 +86,18 @@ def test_a_picture_that_always_fails_is_a_row(flaky: FlakyS3, pictures: list[str
     assert statuses(pictures, 0.2) == ["ok"] * 3 + ["unreadable"] + ["ok"] * 2
     flaky.plan = always("silent", where="/3.png")
     assert statuses(pictures, 0.2) == ["ok"] * 3 + ["timeout"] + ["ok"] * 2
-    assert statuses(pictures[3:4], 0.2) == ["timeout"]  # alone, nothing tells it from an outage
+    assert statuses(pictures[3:4], 0.2) == ["timeout"]
+
+
+def test_an_outage_is_one_for_a_single_picture_too(
+    flaky: FlakyS3, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsa_ray.s3.PATIENCE_SECONDS", 0.2)
+    flaky.plan = always("503")
+    with pytest.raises(StorageOutage, match=r"s3://test-\d+: storage has been failing"):
+        statuses(pictures[:1], 0.2)
+    flaky.plan = lambda request: "503" if ".png" in request.path else "denied"
+    assert statuses(pictures[:1], 0.2) == ["unreadable"]  # its bucket answers
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -110,10 +127,44 @@ def test_a_server_that_dies_in_the_middle_of_a_batch(flaky: FlakyS3, pictures: l
     assert statuses(pictures) == ["ok"] * 6
 
 
+def test_an_outage_that_ends_just_now_spoils_no_row(flaky: FlakyS3, pictures: list[str]) -> None:
+    """The first picture was had before it, and is had again; the others failed until now."""
+
+    def plan(request: Request) -> Fault | None:
+        over = any("/0.png" in one.path and one.attempt for one in flaky.requests)
+        return None if "/0.png" in request.path or over else "500"
+
+    flaky.plan = plan
+    assert statuses(pictures, 0.2) == ["ok"] * 6
+
+
 def test_what_is_denied_is_not_tried_again(flaky: FlakyS3, pictures: list[str]) -> None:
     before = len(flaky.requests)
     assert statuses([f"{pictures[0]}.gone", f"{pictures[1]}.gone"]) == ["missing"] * 2
     assert len(flaky.requests) - before <= 4
+
+
+@pytest.mark.parametrize(("fault", "code"), [("expired", "ExpiredToken"), ("unknown", "InvalidA")])
+def test_bad_credentials_stop_the_job(
+    fault: Fault, code: str, flaky: FlakyS3, pictures: list[str]
+) -> None:
+    flaky.plan = always(fault)
+    with pytest.raises(s3.CredentialsError, match=rf"does not take the credentials.*{code}"):
+        statuses(pictures)
+    for action in (storage.exists, storage.read_bytes, lambda uri: storage.write_bytes(uri, b"")):
+        with pytest.raises(s3.CredentialsError, match="renew them"):
+            action(pictures[0])
+    with pytest.raises(storage.StorageError, match=rf"cannot be listed.*{code}"):
+        list(files_below(pictures[0].rpartition("/")[0]))
+
+
+def test_an_object_that_is_denied_is_a_row(flaky: FlakyS3, pictures: list[str]) -> None:
+    flaky.plan = always("denied", where="/3.png")
+    assert statuses(pictures) == ["ok"] * 3 + ["access_denied"] + ["ok"] * 2
+    flaky.plan = always("denied", where="png")
+    assert statuses(pictures) == ["access_denied"] * 6
+    asked = [one for one in flaky.requests if "list-type" in one.path]
+    assert len(asked) == 1  # about the credentials
 
 
 def test_one_image_at_one_try(flaky: FlakyS3, pictures: list[str]) -> None:
@@ -140,6 +191,39 @@ def test_storage_bears_failures(fault: Fault, flaky: FlakyS3, s3: str) -> None:
     assert storage.is_directory(uri)
     storage.delete(uri)
     assert not storage.exists(uri)
+    assert flaky.seen[fault] > 5
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["folder", "list.txt", "list.parquet", "tar", "bytes.parquet"])
+@pytest.mark.parametrize("fault", ["503", "reset", "cut"])
+def test_listing_bears_failures(
+    fault: Fault, kind: str, flaky: FlakyS3, s3: str, pictures: list[str], tmp_path: Path
+) -> None:
+    files = [storage.read_bytes(uri) for uri in pictures]
+    uri = s3 if kind == "folder" else f"{s3}/input/{kind}"
+    match kind:
+        case "list.txt":
+            storage.write_bytes(uri, "\n".join(pictures).encode())
+        case "tar":
+            storage.write_bytes(f"{uri}/0.tar", tar({f"{i}.png": x for i, x in enumerate(files)}))
+        case "list.parquet" | "bytes.parquet":
+            column = {"uri": pictures} if kind == "list.parquet" else {"bytes": files}
+            pq.write_table(pa.table({"id": pictures, **column}), tmp_path / "table.parquet")
+            storage.write_bytes(uri, (tmp_path / "table.parquet").read_bytes())
+    flaky.plan = once(fault)
+    found = [list_images(uri, storage.join(s3, f"out{i}")) for i in range(2)]
+    found.append(list_images(uri, storage.join(s3, "out0")))  # what was listed before
+    assert [sum(one.rows) for one in found] == [6] * 3
     assert flaky.seen[fault] > 5
 
 

@@ -22,6 +22,11 @@ READ_CPUS = 0.1
 one task then loaded a thousand, one after the other."""
 
 
+ACTORS_SHARE = 0.5
+"""Of the logical CPUs that actors take: those of a node that is lost start again on the nodes that
+are left, and must not take all that the tasks need there."""
+
+
 def configure() -> None:
     """Settings of Ray Data for this driver."""
     context = ray.data.DataContext.get_current()
@@ -40,8 +45,8 @@ def configure() -> None:
 def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
     """What a stage with a model gets of this cluster: an actor a GPU, or else one a CPU.
 
-    Logical CPUs only order who may start: one is always left to the tasks that feed the actors, or
-    nothing would ever move.
+    Logical CPUs only order who may start: some are always left to the tasks that feed the actors,
+    or nothing would ever move.
 
     Args:
         actors: how many, instead.
@@ -52,7 +57,7 @@ def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
     if gpus:
         return {"actors": actors or gpus, "num_cpus": 1.0 / stages, "num_gpus": 1.0 / stages}
     actors = min(actors or cpus, cpus)
-    return {"actors": actors, "num_cpus": min(1.0, (cpus - 1) / actors) / stages}
+    return {"actors": actors, "num_cpus": min(1.0, ACTORS_SHARE * cpus / actors) / stages}
 
 
 def each(function: Callable[[Any], dict[str, Any]], items: list[Any]) -> Iterator[dict[str, Any]]:

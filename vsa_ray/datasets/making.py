@@ -83,6 +83,7 @@ def make_table(
         StorageOutage: storage does not answer.
     """
     parts = inputs.rows
+    output = output.take_turn()
     done = output.done()
     left = pending(done, parts)
     with Progress(output.uri, sum(parts), sum(span.rows for span in done), log) as progress:
@@ -133,6 +134,8 @@ def _run(
         if mistake := tally.mistake() or mistake_behind(error):
             raise mistake from error
         raise
+    finally:
+        tally.stop()
 
 
 def _groups(parts: Sequence[Part], left: Mapping[int, list[Span]]) -> list[dict[str, Any]]:
@@ -226,7 +229,7 @@ def _write(block: pa.Table, output: TableOutput, tally: _Tally) -> pa.Table:
 
 
 class _Tally:
-    """The counts of all workers, in an actor that lives as long as the driver, on its node."""
+    """The counts of all workers, in an actor on the node of the driver."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -240,6 +243,9 @@ class _Tally:
     def mistake(self) -> UserError | None:
         told: UserError | None = ray.get(self._actor.told.remote())
         return told
+
+    def stop(self) -> None:
+        ray.kill(self._actor)  # Ray would keep it until the driver ends
 
     def end(self, key: Key) -> None:
         # Nobody waits for it: the next `begin` of this process comes after it.

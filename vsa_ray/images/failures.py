@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import pyarrow as pa
 
-from vsa_ray import s3
+from vsa_ray import s3, storage
 
 Kind = Literal[
     "missing",
@@ -41,10 +41,15 @@ class PassingError(ImageError):
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Turns whatever storage raises into an ImageError."""
+    """Turns whatever storage raises into an ImageError.
+
+    Raises:
+        s3.CredentialsError: nothing can be read: no matter of this image.
+    """
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:  # StorageError is a ValueError
+        s3.check_credentials(uri, error)
         failure = PassingError if s3.is_passing(error) else ImageError
         text = str(error)
         raise failure(kind_of(error), text if uri in text else f"{uri}: {text}") from error
@@ -62,3 +67,16 @@ def kind_of(error: Exception) -> Kind:
     if isinstance(error, TimeoutError) or "timeout" in text or "time-out" in text:
         return "timeout"
     return "unreadable"
+
+
+def place_of(uri: str) -> str:
+    """What fails together: a bucket, or the files of this machine."""
+    scheme, _, rest = uri.rpartition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if scheme else "local files"
+
+
+def knock(place: str) -> None:
+    """Raise StorageOutage where a bucket, asked for nothing in it, does not answer."""
+    if "://" in place:
+        with suppress(OSError):  # an answer, if only that this is none of our business
+            storage.exists(place)

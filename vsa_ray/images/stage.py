@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from vsa_ray import s3
 from vsa_ray.images.decoding import PILLOW_LIMIT, Picture, Pixels, decode, decode_within
-from vsa_ray.images.failures import ImageError, PassingError
+from vsa_ray.images.failures import ImageError, PassingError, knock, place_of
 from vsa_ray.images.reading import SOURCES, Found, Read, Source, plan
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,16 @@ LOADED = pa.schema(
 )
 """What `LoadImages` returns. It lives in memory only: pixels are never written."""
 
+HOW = {"made_from": False}
+"""Of a setting that says how to read images and not what is made of them: see outputs.origin."""
+
 CANARIES = 3
 """Images that were answered for, asked for again to see whether storage still works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    downloads: int = 16
+    downloads: int = field(default=16, metadata=HOW)
     """Reads of storage that a worker has under way at once."""
 
     max_pixels: int = 64_000_000
@@ -55,7 +58,7 @@ class ImageConfig:
     """Pixels of the longer side. Larger images are shrunk as soon as they are decoded: no detector
     and no backbone sees more of them. Boxes stay in pixels of the image."""
 
-    retry_seconds: float = 60.0
+    retry_seconds: float = field(default=60.0, metadata=HOW)
     """How long a batch's failures that may pass (a slow, busy or restarting server) are tried
     again."""
 
@@ -88,6 +91,7 @@ class LoadImages:
 
     Raises:
         StorageOutage: storage fails and goes on failing, for all images.
+        CredentialsError: S3 does not take the credentials, or not any more.
     """
 
     def __init__(self, config: ImageConfig) -> None:
@@ -123,7 +127,8 @@ class LoadImages:
             logger.warning("%d images: again in %.1f s: %s", len(waiting), wait, reason)
             time.sleep(wait)
         self._check_storage(sources, outcomes)
-        return outcomes
+        # Storage works. What failed while it may not have is asked for once more.
+        return outcomes | self._try(waiting)
 
     def _try(self, sources: Mapping[int, Source]) -> dict[int, Picture | ImageError]:
         """Read each once, decoding the first while the next are on their way."""
@@ -161,12 +166,13 @@ class LoadImages:
 
         Raises:
             StorageOutage: of a bucket (or of this machine's files) no image can be had any more:
-                two or more failed, one of which may have been had before.
+                two or more failed, one of which may have been had before; or the only one did, and
+                its bucket does not answer either.
         """
         answered: dict[str, dict[int, Source]] = {}
         failed: dict[str, list[PassingError]] = {}
         for row, one in outcomes.items():
-            place = _place(sources[row].file)
+            place = place_of(sources[row].file)
             if isinstance(one, PassingError):
                 failed.setdefault(place, []).append(one)
             else:
@@ -175,7 +181,9 @@ class LoadImages:
             canaries = dict(islice(answered.get(place, {}).items(), CANARIES))
             again = self._try(canaries).values()
             asked = len(errors) + len(canaries)
-            if asked > 1 and all(isinstance(one, PassingError) for one in again):
+            if asked == 1:
+                knock(place)
+            elif all(isinstance(one, PassingError) for one in again):
                 raise s3.StorageOutage(
                     f"{place}: none of {asked} images could be read, for "
                     f"{self.config.retry_seconds:.0f} s; the last error was: {errors[-1]}. Start "
@@ -227,12 +235,6 @@ def _sources(table: pa.Table, rows: Iterable[int]) -> dict[int, Source]:
     names = [name for name in ("uri", *SOURCES.names) if name in table.column_names]
     records = table.select(names).to_pylist()
     return {row: Source(**records[row]) for row in rows}
-
-
-def _place(uri: str) -> str:
-    """What fails together: a bucket, or the files of this machine."""
-    scheme, _, rest = uri.rpartition("://")
-    return f"{scheme}://{rest.partition('/')[0]}" if scheme else "local files"
 
 
 def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Read]) -> Iterator[Found]:

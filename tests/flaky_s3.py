@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,10 +24,19 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["500", "503", "silent", "reset", "cut"]
-"""500 InternalError; 503 SlowDown; no answer; the connection reset; an answer cut in the middle."""
+Fault = Literal["500", "503", "slow", "silent", "reset", "cut", "denied", "expired", "unknown"]
+"""500 InternalError; 503 SlowDown; an answer late, or none; the connection reset; an answer cut in
+the middle; and refusals: of the object, of old credentials, of unknown ones."""
 
-ERRORS = {"500": "InternalError", "503": "SlowDown"}
+SLOW_SECONDS = 2.0
+
+ERRORS: dict[Fault, tuple[int, str]] = {
+    "500": (500, "InternalError"),
+    "503": (503, "SlowDown"),
+    "denied": (403, "AccessDenied"),
+    "expired": (400, "ExpiredToken"),
+    "unknown": (403, "InvalidAccessKeyId"),
+}
 
 UPLOAD_ID = re.compile(r"uploadId=[^&]*")
 
@@ -154,10 +164,10 @@ class Answer:
     body: bytes
 
     @classmethod
-    def error(cls, status: str) -> Answer:
-        code = ERRORS[status]
+    def error(cls, fault: Fault) -> Answer:
+        status, code = ERRORS[fault]
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>planned</Message></Error>"
-        return cls(int(status), {"Content-Type": "application/xml"}, body.encode())
+        return cls(status, {"Content-Type": "application/xml"}, body.encode())
 
 
 class _Server(ThreadingHTTPServer):
@@ -183,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         fault = proxy.fate(self.command, self.path)
         match fault:
-            case "500" | "503":
+            case "500" | "503" | "denied" | "expired" | "unknown":
                 self._answer(Answer.error(fault))
             case "silent":
                 proxy.keep_silent()
@@ -191,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "reset":
                 self._reset()
             case _:
+                if fault == "slow":
+                    time.sleep(SLOW_SECONDS)
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP}
                 answer = proxy.ask(self.command, self.path, body, headers)
                 self._answer(answer, cut=fault == "cut")
