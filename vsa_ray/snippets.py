@@ -146,16 +146,17 @@ def align(
     confidence_R: Floats,
     sentences: Sequence[Sequence[str]],
 ) -> list[list[Snippet]]:
-    """Cut some sentences of one image into snippets.
+    """Cut some sentences of one image into snippets, on regions that the model sees.
 
     A word that the model does not know stays with the known words around it, where those are on
     one region, and is in no snippet otherwise.
     """
     if not sentences:
         return []
+    seen = batches.seen_of(len(features_RF), aligner.model.config.regions)
     ids = [aligner.vocabulary.encode(words) for words in sentences]
-    scores = word_scores(aligner.model, features_RF, Ragged.of(ids))
-    trust_R = trust(confidence_R, config.detector_weight)
+    scores = word_scores(aligner.model, features_RF[seen], Ragged.of(ids))
+    trust_R = trust(confidence_R[seen], config.detector_weight)
     chains = viterbi([scores_TR + trust_R for scores_TR in scores], config.beta)
     found = []
     for words, scores_TR, states_T in zip(sentences, scores, chains, strict=True):
@@ -163,7 +164,7 @@ def align(
         found.append(
             [
                 Snippet(
-                    region=run.region,
+                    region=seen.start + run.region,
                     first=positions[run.first],
                     stop=positions[run.stop - 1] + 1,
                     score=float(scores_TR[run.first : run.stop, run.region].mean()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from vsa_ray import evaluation
+from vsa_ray import batches, evaluation
 from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
@@ -88,6 +89,19 @@ def test_retrieval_beside_chance(
     assert found["image_search"]["median_rank"] == 1.0
     assert found["chance"]["image_search"]["r1"] == 50.0
     assert found["chance"].keys() == {"image_annotation", "image_search"}
+
+
+@pytest.mark.parametrize(("which", "at"), [("whole_image", slice(0, 1)), ("boxes", slice(1, 3))])
+@torch.no_grad()
+def test_a_model_is_scored_by_the_regions_that_it_sees(
+    which: Any, at: slice, aligner: Aligner, regions: pa.Table, sentences: pa.Table
+) -> None:
+    model, features_RF = aligner.model, batches.features(regions.slice(2, 1)).rows[at]
+    model.config = dataclasses.replace(model.config, regions=which)
+    data = evaluation.pairs(regions.slice(2, 1), sentences, aligner.vocabulary)
+    scores_BC = evaluation.retrieval_scores(model, data)
+    expected = [eq_8(model, features_RF.float(), ids) for ids in data.words.split()]
+    assert scores_BC[0].tolist() == pytest.approx(expected)
 
 
 def test_regions_encoded_in_parts_score_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_word_scores(aligner: Aligner, regions: pa.Table) -> None:
     dog_ball, nothing = word_scores(aligner.model, features_RF, sentences)
     assert dog_ball.tolist() == [[1.5, 4.0, 0.0], [4.5, 0.0, 4.0]]
     assert nothing.shape == (0, 3)
+
+
+def test_a_model_that_sees_boxes_alone_puts_no_word_on_the_whole_image(
+    aligner: Aligner, pair: pa.Table
+) -> None:
+    aligner.model.config = dataclasses.replace(aligner.model.config, regions="boxes")
+    snippets = cut(aligner, pair, A_DOG_RUNS_A_RED_BALL, beta=0.0)
+    assert [(s.region, s.first, s.stop) for s in snippets] == [(LEFT, 0, 3), (RIGHT, 3, 6)]
 
 
 def test_the_detectors_confidence_can_decide(aligner: Aligner, pair: pa.Table) -> None:

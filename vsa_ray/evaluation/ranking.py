@@ -60,14 +60,12 @@ def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pai
 def retrieval_scores(model: AlignmentModel, data: Pairs) -> npt.NDArray[np.float32]:
     """Eq. 8 for every image and every sentence -> (images, sentences)."""
     device = model.mean_F.device
+    features = batches.seen(data.features, model.config.regions)
     # The features, several times as large, stay where they are.
     regions_PD = torch.cat(
-        [
-            model.encode_regions(rows.to(device))
-            for rows in data.features.rows.split(REGIONS_AT_ONCE)
-        ]
+        [model.encode_regions(rows.to(device)) for rows in features.rows.split(REGIONS_AT_ONCE)]
     )
-    num_regions_B = data.features.lengths.to(device)
+    num_regions_B = features.lengths.to(device)
     blocks = []
     for words in _blocks(data.words):
         ids_W, lengths_C = words.rows.to(device), words.lengths.to(device)
