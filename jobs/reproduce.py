@@ -6,8 +6,9 @@
 A recipe is a config of jobs.pipeline. Beside its one model of each kind this job trains what the
 tables compare: models that see the whole image or the boxes alone, other losses, a captioner of
 boxes; with several seeds what is a headline. All that is left to choose is chosen on dev by the
-job; test is measured once. Parts that are done are not done again, so a reproduction that was
-stopped is started with the same command. Recipes with the same regions may share OUT:
+job, with the first seed's models; test is measured once. Parts that are done are not done again, so
+a reproduction that was stopped is started with the same command. Recipes with the same regions may
+share OUT:
 
     images/ sentences/ phrases/ regions/    as jobs.pipeline makes them
     proposals/ people/                      of the test images: the boxes of selective search, and
@@ -40,7 +41,7 @@ from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Decoding, Parts, Recipe
-from vsa_ray.results.recipe import SEES, of_seed
+from vsa_ray.results.recipe import SEES, models_of, of_seed
 from vsa_ray.snippets import SnippetConfig
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.vocabulary import VocabularyConfig
@@ -110,7 +111,6 @@ def main(config: JobConfig) -> dict[str, Any]:
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
     parts = Parts(config.at(config.recipe, "parts"), machine.commit())
     _make_tables(config, parts)
-    _train_aligners(config, parts)
     recipe = Recipe(
         tables=config.out,
         models=config.at(config.recipe),
@@ -118,7 +118,11 @@ def main(config: JobConfig) -> dict[str, Any]:
         loss=config.alignment.loss,
         captions=config.captions,
     )
-    found = recipe.measure_aligners(parts)
+    _train_aligners(config, parts, [(0, name) for name in (*SEES, *_other_losses(config))])
+    choice = recipe.choose(parts)
+    others = range(1, config.seeds)
+    _train_aligners(config, parts, [(s, name) for s in others for name in models_of(choice)])
+    found = recipe.measure_aligners(parts, choice)
     decoding = Decoding(**found["decoding"][0])
     _train_captioners(config, parts, decoding)
     found |= recipe.measure_captioners(parts, decoding)
@@ -183,25 +187,22 @@ def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
     return asdict(written)
 
 
-def _train_aligners(config: JobConfig, parts: Parts) -> None:
-    """For each seed one that sees all regions, one the boxes, one the whole image; other losses."""
-    wanted = {
-        (seed, name): replace(config.alignment, regions=sees)
-        for seed in range(config.seeds)
-        for name, sees in SEES.items()
-    }
-    wanted |= {
-        (0, loss): replace(config.alignment, loss=loss)
-        for loss in get_args(Loss)
-        if loss != config.alignment.loss
-    }
-    for (seed, name), alignment in wanted.items():
+def _other_losses(config: JobConfig) -> list[Loss]:
+    return [loss for loss in get_args(Loss) if loss != config.alignment.loss]
+
+
+def _train_aligners(config: JobConfig, parts: Parts, wanted: list[tuple[int, str]]) -> None:
+    """Models by their seed and name: what they see, or the loss that they learn by."""
+    losses = {loss: replace(config.alignment, loss=loss) for loss in _other_losses(config)}
+    sees = {name: replace(config.alignment, regions=seen) for name, seen in SEES.items()}
+    kinds: dict[str, AlignmentConfig] = {**losses, **sees}
+    for seed, name in wanted:
         job = train_alignment.JobConfig(
             regions=config.at("regions"),
             sentences=config.at("sentences"),
             out=config.at(config.recipe, of_seed(seed, "alignment", name)),
             vocabulary=config.vocabulary,
-            alignment=alignment,
+            alignment=kinds[name],
             training=replace(config.alignment_training, seed=seed),
         )
         parts.make(f"alignment, {name}, seed {seed}", partial(train_alignment.main, job))

@@ -7,10 +7,9 @@ dev, `grounding` with the detector's confidence, `captions` of the widest beam.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
-from vsa_ray.results.measuring import ALL_SEEDS, WITH_DETECTOR, mean_recall
+from vsa_ray.results.measuring import WITH_DETECTOR
 from vsa_ray.results.spread import mean_and_spread
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -21,12 +20,12 @@ def assemble(found: Mapping[str, Any]) -> dict[str, Any]:
     """See the module.
 
     Args:
-        found: `retrieval` (rows of each seed, of "dev" and of "test"), `grounding`, `chain` and
-            `captions` (rows of each seed), `losses` and `boxes` (rows), `decoding` (of each seed).
+        found: what Recipe measures: `choice`; `retrieval`, `grounding`, `chain`, `captions` and
+            `decoding` of each seed; `losses` and `boxes`.
     """
-    best = best_on_dev(found["retrieval"]["dev"])
+    headline = found["choice"]["retrieval"]
     parts = {
-        "retrieval": [rows[best] for rows in found["retrieval"]["test"]],
+        "retrieval": [rows[headline] for rows in found["retrieval"]],
         "grounding": [rows[WITH_DETECTOR] for rows in found["grounding"]],
         "captions": [next(iter(rows.values())) for rows in found["captions"]],
     }
@@ -34,21 +33,15 @@ def assemble(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: mean for name, (mean, _) in means.items()},
         "spread": {name: spread for name, (_, spread) in means.items()},
-        "best_on_dev": best,
+        "choice": found["choice"],
         "decoding": found["decoding"],
-        "retrieval_rows": over_seeds(found["retrieval"]["test"]),
+        "retrieval_rows": over_seeds(found["retrieval"]),
         "losses": over_seeds([found["losses"]]),
         "grounding_rows": over_seeds(found["grounding"]),
         "chain": over_seeds(found["chain"]),
         "caption_rows": over_seeds(found["captions"]),
         "box_rows": over_seeds([found["boxes"]]),
     }
-
-
-def best_on_dev(seeds: Sequence[Rows]) -> str:
-    """The row with the best mean recall, over all seeds."""
-    names = [name for name in seeds[0] if name != ALL_SEEDS]
-    return max(names, key=lambda name: fmean(mean_recall(rows[name]) for rows in seeds))
 
 
 def over_seeds(seeds: Sequence[Rows]) -> dict[str, dict[str, Any]]:

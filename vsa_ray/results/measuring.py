@@ -31,7 +31,6 @@ DETECTOR_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 WITH_DETECTOR = "alignment and the detector's confidence"
 ALONE = "alignment alone"
 TOGETHER = "sum of these"
-ALL_SEEDS = "sum of these, of all seeds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +42,36 @@ class Split:
     phrases: pa.Table
 
 
-def retrieval_rows(seeds: Sequence[Mapping[str, Aligner]], split: Split) -> list[dict[str, Any]]:
+def retrieval_rows(
+    seeds: Sequence[Mapping[str, Aligner]], split: Split, headline: str = TOGETHER
+) -> list[dict[str, Any]]:
     """`retrieval` of metrics.json for each model of each seed, and of several together.
 
-    Together is the sum of their scores, each divided by its deviation. The first seed has a row
-    more, for the models of all seeds together.
+    Together is the sum of their scores, each divided by its deviation: of all models of a seed that
+    has those of the first, and, in a row of the first seed, of the headline of all seeds.
     """
     rows: list[dict[str, Any]] = []
-    totals: list[Scores] = []
+    headlines: list[Scores] = []
     for aligners in seeds:
         scores = {}
         for name, aligner in aligners.items():
             data = evaluation.pairs(split.regions, split.sentences, aligner.vocabulary)
             scores_BC = evaluation.retrieval_scores(aligner.model, data)
             scores[name] = scores_BC / scores_BC.std()
-        totals.append(np.sum(list(scores.values()), axis=0))
-        if len(scores) > 1:
-            scores[TOGETHER] = totals[-1]
+        if len(scores) == len(seeds[0]) > 1:
+            scores[TOGETHER] = np.sum(list(scores.values()), axis=0)
         rows.append({name: evaluation.retrieval_by(own, data) for name, own in scores.items()})
-    if len(seeds) > 1:
-        rows[0][ALL_SEEDS] = evaluation.retrieval_by(np.sum(totals, axis=0), data)
+        if headline in scores:
+            headlines.append(scores[headline])
+    if len(headlines) > 1:
+        together_BC = np.sum(headlines, axis=0)
+        rows[0][f"{headline}, of all seeds"] = evaluation.retrieval_by(together_BC, data)
     return rows
+
+
+def best_on_dev(rows: Mapping[str, Any]) -> str:
+    """The row with the best mean recall."""
+    return max(rows, key=lambda name: _mean_recall(rows[name]))
 
 
 def loss_rows(aligners: Mapping[str, Aligner], dev: Split) -> dict[str, dict[str, Any]]:
@@ -76,8 +84,7 @@ def loss_rows(aligners: Mapping[str, Aligner], dev: Split) -> dict[str, dict[str
     }
 
 
-def mean_recall(row: Mapping[str, Any]) -> float:
-    """What the best row of a table is chosen by."""
+def _mean_recall(row: Mapping[str, Any]) -> float:
     parts = (row["image_annotation"], row["image_search"])
     return float(np.mean([part[key] for part in parts for key in ("r1", "r5", "r10")]))
 

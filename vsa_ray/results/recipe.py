@@ -1,13 +1,14 @@
 """The tables and models of one recipe, to all that is measured of it.
 
 TABLES/sentences phrases regions proposals/regions people/regions
-MODELS/seed0/alignment/NAME     one for each of SEES, and in the first seed one for each other loss
+MODELS/seed0/alignment/NAME     in the first seed one for each of SEES and for each other loss, in
+                                others what the headline rows need
 MODELS/seed0/captioner/images   and in the first seed captioner/snippets, and the snippets
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -19,11 +20,11 @@ from vsa_ray.batches import Seen
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
 from vsa_ray.results import measuring
-from vsa_ray.results.measuring import Decoding, Split
+from vsa_ray.results.measuring import TOGETHER, Decoding, Split
 from vsa_ray.results.parts import Parts
 
 SEES: dict[str, Seen] = {"all regions": "all", "boxes": "boxes", "whole image": "whole_image"}
-"""The alignment models of each seed, and AlignmentConfig.regions of each."""
+"""Alignment models, and AlignmentConfig.regions of each."""
 
 GROUNDERS = ("all regions", "boxes")
 """Those that can find a box."""
@@ -37,6 +38,13 @@ def of_seed(seed: int, *names: str) -> str:
     return "/".join([f"seed{seed}", *names])
 
 
+def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
+    """The alignment models that the headline rows need, of every seed."""
+    best = choice["retrieval"]
+    needed = {*(SEES if best == TOGETHER else [best]), choice["grounding"]}
+    return tuple(name for name in SEES if name in needed)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """See the module."""
@@ -47,12 +55,19 @@ class Recipe:
     loss: Loss
     captions: CaptionConfig
 
-    def measure_aligners(self, parts: Parts) -> dict[str, Any]:
+    def choose(self, parts: Parts) -> dict[str, str]:
+        """What the first seed's models are worth on dev -> the best row of retrieval, and the model
+        that finds boxes best."""
+        choice: dict[str, str] = parts.make("choice", self._choice)
+        return choice
+
+    def measure_aligners(self, parts: Parts, choice: dict[str, str]) -> dict[str, Any]:
         """Retrieval, losses and grounding; how phrases are decoded is chosen on the way."""
         found = {
-            "retrieval": parts.make("retrieval", self._retrieval),
+            "choice": choice,
+            "retrieval": parts.make("retrieval", lambda: self._retrieval(choice)),
             "losses": parts.make("losses", self._losses),
-            "decoding": parts.make("decoding", self._decoding),
+            "decoding": parts.make("decoding", lambda: self._decoding(choice)),
         }
         chosen = [Decoding(**seed) for seed in found["decoding"]]
         found["grounding"] = parts.make("grounding", lambda: self._grounding(chosen))
@@ -66,11 +81,18 @@ class Recipe:
             "boxes": parts.make("captions of boxes", lambda: self._boxes(decoding)),
         }
 
-    def _retrieval(self) -> dict[str, Any]:
-        seeds = [{name: self._aligner(s, name) for name in SEES} for s in range(self.seeds)]
-        return {
-            name: measuring.retrieval_rows(seeds, self._split(name)) for name in ("dev", "test")
-        }
+    def _choice(self) -> dict[str, str]:
+        dev = self._split("dev")
+        (rows,) = measuring.retrieval_rows([self._aligners(0, tuple(SEES))], dev)
+        decoding = measuring.choose_decoding(self._aligners(0, GROUNDERS), dev)
+        return {"retrieval": measuring.best_on_dev(rows), "grounding": decoding.model}
+
+    def _retrieval(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+        seeds = [
+            self._aligners(seed, models_of(choice) if seed else tuple(SEES))
+            for seed in range(self.seeds)
+        ]
+        return measuring.retrieval_rows(seeds, self._split("test"), choice["retrieval"])
 
     def _losses(self) -> dict[str, Any]:
         own = "all regions"
@@ -79,10 +101,10 @@ class Recipe:
         }
         return measuring.loss_rows(trained, self._split("dev"))
 
-    def _decoding(self) -> list[dict[str, Any]]:
-        dev = self._split("dev")
+    def _decoding(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+        dev, names = self._split("dev"), (choice["grounding"],)
         return [
-            asdict(measuring.choose_decoding({n: self._aligner(seed, n) for n in GROUNDERS}, dev))
+            asdict(measuring.choose_decoding(self._aligners(seed, names), dev))
             for seed in range(self.seeds)
         ]
 
@@ -131,6 +153,9 @@ class Recipe:
             snippets,
             self.captions,
         )
+
+    def _aligners(self, seed: int, names: Iterable[str]) -> dict[str, Aligner]:
+        return {name: self._aligner(seed, name) for name in names}
 
     def _aligner(self, seed: int, name: str) -> Aligner:
         uri = storage.join(self.models, of_seed(seed, "alignment", name))
