@@ -193,9 +193,11 @@ def _other_losses(config: JobConfig) -> list[Loss]:
 
 def _train_aligners(config: JobConfig, parts: Parts, wanted: list[tuple[int, str]]) -> None:
     """Models by their seed and name: what they see, or the loss that they learn by."""
-    losses = {loss: replace(config.alignment, loss=loss) for loss in _other_losses(config)}
-    sees = {name: replace(config.alignment, regions=seen) for name, seen in SEES.items()}
-    kinds: dict[str, AlignmentConfig] = {**losses, **sees}
+    kinds: dict[str, AlignmentConfig] = {
+        name: replace(config.alignment, regions=seen) for name, seen in SEES.items()
+    }
+    for loss in _other_losses(config):
+        kinds[loss] = replace(config.alignment, loss=loss)
     for seed, name in wanted:
         job = train_alignment.JobConfig(
             regions=config.at("regions"),
