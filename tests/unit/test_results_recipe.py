@@ -43,6 +43,7 @@ def phrases() -> pa.Table:
         "phrases": [
             {"first": 0, "stop": 2, "boxes": [LEFT]},
             {"first": 3, "stop": 6, "boxes": [RIGHT]},
+            {"first": 5, "stop": 6, "boxes": [RIGHT]},
         ],
     }
     return pa.Table.from_pylist([row], schema=schema.PHRASES)
@@ -152,8 +153,12 @@ def test_captioners(recipe: Recipe, parts: Parts) -> None:
     assert first["nearest neighbour"]["bleu1"] > 0
     assert first["beam 7"]["images"] == 2
     boxes = found["boxes"]
-    assert list(boxes) == ["nearest snippet", "full-frame model", "region-level model"]
-    assert {row["boxes"] for row in boxes.values()} == {2}
+    *ours, people = boxes
+    assert ours == ["nearest snippet", "full-frame model", "region-level model"]
+    assert [boxes[name]["boxes"] for name in ours] == [2, 2, 2]
+    assert people == "people, one against the others"
+    assert boxes[people]["boxes"] == 1
+    assert boxes[people]["bleu1"] == pytest.approx(100 / 3)  # "a red ball" against "ball"
     assert boxes["nearest snippet"]["words"] == 3.0
 
 

@@ -212,6 +212,8 @@ def box_rows(
 ) -> dict[str, dict[str, Any]]:
     """What each model, and the nearest snippet, say of the boxes that people drew.
 
+    And how well people agree, on the boxes of which several phrases were said.
+
     Args:
         people: regions of these boxes, made by regions.DescribeBoxes of region_references.
         phrases: of their images.
@@ -225,10 +227,16 @@ def box_rows(
     features_BF = np.stack([of_image[image_id][1 + number].numpy() for image_id, number in boxes])
     texts = {"nearest snippet": evaluation.nearest_snippets(aligner, features_BF, snippets)}
     texts |= {name: _write(own, features_BF, config) for name, own in captioners.items()}
-    return {
+    rows = {
         name: evaluation.region_captioning(dict(zip(boxes, own, strict=True)), said)
         for name, own in texts.items()
     }
+    several = {box: own for box, own in said.items() if len(own) > 1}
+    if several:
+        one = {box: own[0] for box, own in several.items()}
+        others = {box: own[1:] for box, own in several.items()}
+        rows["people, one against the others"] = evaluation.region_captioning(one, others)
+    return rows
 
 
 def _write(
