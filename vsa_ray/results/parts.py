@@ -28,7 +28,8 @@ class Parts:
 
         The seconds of a part that was stopped are those since it was started last.
         """
-        path = storage.join(self._uri, f"{name}.json")
+        file = name.replace(",", "").replace(" ", "_")
+        path = storage.join(self._uri, f"{file}.json")
         if storage.exists(path):
             done = storage.read_json(path)
             logger.info("%s was done before", name)

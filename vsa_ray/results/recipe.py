@@ -35,7 +35,7 @@ BEAMS = (7, 1)
 
 def of_seed(seed: int, *names: str) -> str:
     """Where models of a seed are, below those of the recipe."""
-    return "/".join([f"seed{seed}", *names])
+    return "/".join([f"seed{seed}", *names]).replace(" ", "_")
 
 
 def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
