@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-from pathlib import Path
 
 import torch
 
+from vsa_ray.machine import commit, processor
+
 
 def machine() -> str:
-    """Processor and vector instructions, torch, commit of this project, threads, load now."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = described.stdout.strip() or "unknown commit"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor()
-    vectors = torch.backends.cpu.get_cpu_capability()
+    """Processor, torch, commit of this project, threads, load now."""
     return (
-        f"{processor}, {vectors}, torch {torch.__version__}, {commit}\n"
-        f"{torch.get_num_threads()} thread(s) of {os.cpu_count()} CPUs, {load()}"
+        f"{processor()}, torch {torch.__version__}, {commit()}\n"
+        f"{torch.get_num_threads()} thread(s), {load()}"
     )
 
 

@@ -10,6 +10,7 @@ then the corpus), the share of the phrases of dev images whose box is among the 
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -26,8 +27,13 @@ from vsa_ray.corpora import ReaderConfig, read_corpus
 from vsa_ray.images import ImageConfig, LoadImages, Pixels, pixels_of
 from vsa_ray.regions import RegionConfig
 from vsa_ray.regions.detectors import Floats
-from vsa_ray.regions.features import RegionFeatures, make_backbone, with_folded_norms
-from vsa_ray.regions.stage import make_detector, whole_image
+from vsa_ray.regions.features import (
+    RegionFeatures,
+    make_backbone,
+    precision,
+    with_folded_norms,
+)
+from vsa_ray.regions.stage import make_detector, whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +71,7 @@ def main(config: BenchConfig) -> None:
     describe(list(images.values()), list(regions.values()))
     mean = np.mean([len(boxes) for boxes in regions.values()])
     report(f"features of {mean:.0f} regions", (time.process_time() - start) / len(images))
-    compare_folding()
+    compare_backbones()
 
 
 def pictures(config: BenchConfig) -> tuple[pa.Table, pa.Table]:
@@ -88,14 +94,14 @@ def measure_detector(
     found = detect(list(images.values()))
     report(config.detector, (time.process_time() - start) / len(images))
     regions = {
-        image_id: np.vstack([whole_image(image), detections.boxes])
+        image_id: np.vstack([whole(image.shape[1], image.shape[0]), detections.boxes])
         for (image_id, image), detections in zip(images.items(), found, strict=True)
     }
     hits = [
         hit for row in phrases.to_pylist() for hit in covered(row, images, regions[row["image_id"]])
     ]
     if hits:
-        print(f"  {'':28} holds {np.mean(hits):.1%} of {len(hits)} phrases at IoU 0.5")
+        print(f"  {'':34} holds {np.mean(hits):.1%} of {len(hits)} phrases at IoU 0.5")
     return regions
 
 
@@ -109,23 +115,35 @@ def covered(row: dict[str, Any], images: dict[str, Pixels], regions: Floats) -> 
     ]
 
 
-def compare_folding() -> None:
-    plain = make_backbone(RegionConfig()).to(memory_format=torch.channels_last)
-    folded = with_folded_norms(plain).to(memory_format=torch.channels_last)
-    batch = torch.randn(1, 3, 288, 384).contiguous(memory_format=torch.channels_last)
+def compare_backbones() -> None:
+    """The backbone as timm makes it, then step by step as RegionFeatures uses it; one image."""
+    plain = make_backbone(RegionConfig())
+    folded = with_folded_norms(plain)
+    last = torch.channels_last
+    steps = {
+        "as timm makes it": (plain, torch.contiguous_format, torch.float32),
+        "channels last": (plain, last, torch.float32),
+        "and batch norms folded": (folded, last, torch.float32),
+        "and bfloat16": (folded, last, torch.bfloat16),
+    }
+    images = torch.randn(1, 3, 288, 384, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        for name, model in {"batch norms": plain, "batch norms folded": folded}.items():
-            model(batch)
+        expected = plain(images)
+        for name, (model, layout, dtype) in steps.items():
+            variant = copy.deepcopy(model).to(dtype).to(memory_format=layout)
+            batch = images.to(dtype).contiguous(memory_format=layout)
+            apart = float((variant(batch) - expected).norm() / expected.norm())
             start = time.process_time()
             for _ in range(20):
-                model(batch)
-            report(f"backbone, {name}", (time.process_time() - start) / 20)
-        difference = (plain(batch) - folded(batch)).abs().max()
-    print(f"  {'':28} {difference:.0e} apart at most")
+                variant(batch)
+            seconds = (time.process_time() - start) / 20
+            report(f"backbone, {name}", seconds, f"{apart:.0e} of it apart")
+    used = str(precision(RegionConfig(), torch.device("cpu"))).removeprefix("torch.")
+    print(f"  RegionFeatures takes {used} on this machine")
 
 
-def report(name: str, seconds: float) -> None:
-    print(f"  {name:28} {1e3 * seconds:7.1f}")
+def report(name: str, seconds: float, note: str = "") -> None:
+    print(f"  {name:34} {1e3 * seconds:7.1f}  {note}".rstrip())
 
 
 if __name__ == "__main__":

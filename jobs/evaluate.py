@@ -79,7 +79,7 @@ class Results:
 def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
     results = _load(config.run, config.split)
     with tracking.run("evaluate", asdict(config), parent=parent) as run:
-        metrics = _measure(results, config.split)
+        metrics = _measure(results, config)
         storage.write_json(storage.join(config.run, "metrics.json"), metrics)
         numbers = {k: v for k, v in flatten(metrics) if isinstance(v, int | float)}
         run.metrics({name.replace(".", "/"): value for name, value in numbers.items()})
@@ -116,9 +116,9 @@ def _load(run: str, split: str) -> Results:
     )
 
 
-def _measure(results: Results, split: str) -> dict[str, Any]:
+def _measure(results: Results, config: JobConfig) -> dict[str, Any]:
     """The content of metrics.json."""
-    regions = results.regions
+    regions, split = results.regions, config.split
     sentences = of_split(results.sentences, split)
     metrics: dict[str, Any] = {"retrieval": None, "grounding": None, "captions": None}
     if results.aligner is not None and len(sentences):
@@ -127,7 +127,9 @@ def _measure(results: Results, split: str) -> dict[str, Any]:
     if results.aligner is not None and results.phrases is not None:
         phrases = of_split(results.phrases, split)
         if len(phrases):
-            metrics["grounding"] = evaluation.grounding(results.aligner, regions, phrases)
+            metrics["grounding"] = evaluation.grounding(
+                results.aligner, regions, phrases, config.snippets
+            )
     if results.captions is not None and len(sentences):
         metrics["captions"] = evaluation.captioning(
             results.captions, results.regions, results.sentences, results.train

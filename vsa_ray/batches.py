@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from vsa_ray import schema
 from vsa_ray.errors import UserError
+
+Seen = Literal["all", "boxes", "whole_image"]
+"""Which regions of its images a model sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,25 @@ class Ragged:
     def split(self) -> list[Tensor]:
         """The rows of each thing: views."""
         return list(self.rows.split(self.lengths.tolist()))
+
+
+def seen(features: Ragged, which: Seen) -> Ragged:
+    """The regions that a model sees.
+
+    Args:
+        features: rows of a `regions` table, so the first of each image is of the whole of it.
+    """
+    if which == "all":
+        return features
+    rows = [image[seen_of(len(image), which)] for image in features.split()]
+    lengths = torch.tensor([len(own) for own in rows], device=features.lengths.device)
+    return Ragged(torch.cat(rows), lengths)
+
+
+def seen_of(regions: int, which: Seen) -> slice:
+    """Those of one image; without a box it is seen as a whole."""
+    first = 1 if which == "boxes" and regions > 1 else 0
+    return slice(first, 1 if which == "whole_image" else regions)
 
 
 def features(regions: pa.Table) -> Ragged:

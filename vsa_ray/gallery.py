@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,7 +55,9 @@ def gallery_images(
         except ImageError as error:
             yield _failed(row, sentences_of, str(error))
             continue
-        snippets = align(aligner, config, batches.features(image).rows, sentences_of)
+        confidence_R = np.array(row["scores"], np.float32)
+        features_RF = batches.features(image).rows
+        snippets = align(aligner, config, features_RF, confidence_R, sentences_of)
         yield GalleryImage(
             image_id=row["image_id"],
             width=row["width"],

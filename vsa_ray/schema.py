@@ -6,7 +6,7 @@
     snippets.py     regions + sentences + alignment model ─▶ snippets: a box and the words it got
     mrnn/           regions + sentences and/or snippets ─▶ caption model (a checkpoint directory)
     captions.py     regions + caption model ─▶ captions: one an image, one a region
-    evaluation.py   models + tables, by metrics/ ─▶ metrics.json, which summary.py shows
+    evaluation/     models + tables, by metrics/ ─▶ metrics.json, which summary.py shows
     gallery.py      models + tables ─▶ cards of images, by report.py ─▶ gallery/index.html
 
 A stage takes a `pyarrow.Table` of one schema and returns one of the next; it never looks inside

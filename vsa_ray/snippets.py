@@ -16,12 +16,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from vsa_ray import batches, checkpoints, evaluation, schema
+from vsa_ray import batches, checkpoints, schema
+from vsa_ray.alignment import AlignmentModel
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
 
 Floats = npt.NDArray[np.float32]
 States = npt.NDArray[np.int64]
+
+LEAST_CONFIDENCE = 1e-6
+"""Stands for 0, which has no logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +34,17 @@ class SnippetConfig:
     """What two neighbouring words gain by sharing a region, in units of v_i . s_t. 0 gives every
     word its best region; a large value gives the whole sentence one region."""
 
+    detector_weight: float = 0.0
+    """How much v_i . s_t grows with the log of the detector's confidence in region i (1 for the
+    whole image): of boxes that fit alike, the word goes to the surer one."""
+
     min_words: int = 1
     """Shorter runs are not kept."""
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise ValueError(f"SnippetConfig.beta must be >= 0, got {self.beta}")
+        for name in ("beta", "detector_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"SnippetConfig.{name} must be >= 0, got {getattr(self, name)}")
         if self.min_words < 1:
             raise ValueError(f"SnippetConfig.min_words must be >= 1, got {self.min_words}")
 
@@ -113,30 +122,49 @@ def runs(states: States) -> Iterator[Run]:
         yield Run(int(states[first]), int(first), int(stop))
 
 
+@torch.inference_mode()
+def word_scores(
+    model: AlignmentModel, features_RF: torch.Tensor, sentences: Ragged
+) -> list[Floats]:
+    """v_i . s_t of one image and some sentences -> for each sentence (T, R)."""
+    device = model.mean_F.device
+    regions_RD = model.encode_regions(features_RF.to(device))
+    words_WD = model.encode_words(sentences.rows.to(device), sentences.lengths.to(device))
+    scores_WR = (words_WD @ regions_RD.T).float().cpu()
+    return [scores_TR.numpy() for scores_TR in scores_WR.split(sentences.lengths.tolist())]
+
+
+def trust(confidence_R: Floats, weight: float) -> Floats:
+    """What a detector's confidence adds to v_i . s_t: see SnippetConfig.detector_weight."""
+    return np.float32(weight) * np.log(np.maximum(confidence_R, np.float32(LEAST_CONFIDENCE)))
+
+
 def align(
     aligner: Aligner,
     config: SnippetConfig,
     features_RF: torch.Tensor,
+    confidence_R: Floats,
     sentences: Sequence[Sequence[str]],
 ) -> list[list[Snippet]]:
-    """Cut some sentences of one image into snippets.
+    """Cut some sentences of one image into snippets, on regions that the model sees.
 
     A word that the model does not know stays with the known words around it, where those are on
     one region, and is in no snippet otherwise.
     """
     if not sentences:
         return []
+    seen = batches.seen_of(len(features_RF), aligner.model.config.regions)
     ids = [aligner.vocabulary.encode(words) for words in sentences]
-    scores = evaluation.word_scores(aligner.model, features_RF, Ragged.of(ids))
+    scores = word_scores(aligner.model, features_RF[seen], Ragged.of(ids))
+    trust_R = trust(confidence_R[seen], config.detector_weight)
+    chains = viterbi([scores_TR + trust_R for scores_TR in scores], config.beta)
     found = []
-    for words, scores_TR, states_T in zip(
-        sentences, scores, viterbi(scores, config.beta), strict=True
-    ):
+    for words, scores_TR, states_T in zip(sentences, scores, chains, strict=True):
         positions = aligner.vocabulary.known(words)
         found.append(
             [
                 Snippet(
-                    region=run.region,
+                    region=seen.start + run.region,
                     first=positions[run.first],
                     stop=positions[run.stop - 1] + 1,
                     score=float(scores_TR[run.first : run.stop, run.region].mean()),
@@ -156,13 +184,14 @@ class ExtractSnippets:
         self.aligner = checkpoints.load_aligner(checkpoint, checkpoints.best_device())
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        names = ("image_id", "split", "text_ids", "texts", "boxes")
+        names = ("image_id", "split", "text_ids", "texts", "boxes", "scores")
         columns = (images[name].to_pylist() for name in names)
         rows = []
-        for features_RF, image_id, split, ids, texts, boxes in zip(
+        for features_RF, image_id, split, ids, texts, boxes, confidence in zip(
             batches.features(images).split(), *columns, strict=True
         ):
-            snippets = align(self.aligner, self.config, features_RF, texts)
+            confidence_R = np.array(confidence, np.float32)
+            snippets = align(self.aligner, self.config, features_RF, confidence_R, texts)
             for sentence_id, words, found in zip(ids, texts, snippets, strict=True):
                 rows.append(
                     {

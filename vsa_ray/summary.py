@@ -17,6 +17,7 @@ _CAPTIONS = {
     "ROUGE-L": "rouge_l",
     "CIDEr": "cider",
     "METEOR": "meteor",
+    "Seen in training, %": "seen_in_training",
 }
 
 

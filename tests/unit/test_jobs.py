@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs import launch
+from jobs import launch, reproduce
 from vsa_ray import schema, storage
 from vsa_ray.config import parse
 
@@ -31,6 +31,7 @@ NEEDED = {
     "read_corpus": ["--corpus", "c", "--out", "o"],
     "train_alignment": ["--regions", "r", "--sentences", "s", "--out", "o"],
     "train_mrnn": ["--regions", "r", "--sentences", "s", "--snippets", "n", "--out", "o"],
+    "reproduce": ["--data", "d", "--out", "o", "--results", "r.json"],
     "tune": ["--regions", "r", "--sentences", "s", "--out", "o"],
 }
 """Every job, with the flags that it cannot do without."""
@@ -75,6 +76,9 @@ def test_configs_that_come_along_fit_their_job(file: Path, start: Start) -> None
     name = "generate_scenes" if file.stem == "demo_scenes" else "pipeline"
     ended = start(name, "--config", str(file), *NEEDED[name], "--print-config")
     assert (ended.code, ended.err) == (0, "")
+    if name == "pipeline":  # a recipe is also reproduced
+        argv = ["--config", str(file), *NEEDED["reproduce"]]
+        assert parse(reproduce.JobConfig, description="", argv=argv).recipe == "r"
     given = yaml.safe_load(file.read_text())
     printed = yaml.safe_load(ended.out)
     for part, settings in given.items():

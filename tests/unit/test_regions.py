@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from vsa_ray import images, schema
 from vsa_ray.alignment.scores import MAX_REGIONS
 from vsa_ray.images import ImageConfig, LoadImages, Pixels
-from vsa_ray.regions import DetectRegions, RegionConfig
+from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.regions.config import MOST_BOXES
 from vsa_ray.regions.detectors import select
 from vsa_ray.regions.selective_search import SelectiveSearch
@@ -159,6 +159,25 @@ def test_a_row_does_not_depend_on_its_batch(stage: DetectRegions) -> None:
         alone = stage(loaded([picture]))
         for name in ("boxes", "scores", "labels", "features", "status"):
             assert together[name][i].as_py() == alone[name][0].as_py(), name
+
+
+def test_boxes_that_are_given_are_described_as_detected_ones(stage: DetectRegions) -> None:
+    pictures = [scene(), None, scene(1), scene(2)]
+    detected = stage(loaded(pictures))
+    shares = [
+        [[x / side for x, side in zip(box, (240, 180, 240, 180), strict=True)] for box in row[1:]]
+        for row in detected["boxes"].to_pylist()
+    ]
+    given = pa.table({"image_id": ["0", "3"], "boxes": [shares[0], shares[3]]})
+    described = DescribeBoxes(RegionConfig(image_side=128), given)(loaded(pictures))
+    assert described.schema == schema.REGIONS
+    assert described["status"].to_pylist() == ["ok", "empty", "ok", "ok"]
+    for i in (0, 3):
+        np.testing.assert_allclose(described["boxes"][i].as_py(), detected["boxes"][i].as_py())
+        found, expected = (np.array(t["features"][i].as_py()) for t in (described, detected))
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert set(described["scores"][i].as_py()) == {1.0}
+    assert len(described["boxes"][2]) == 1  # nothing is given: the whole image alone
 
 
 def test_regions_of_read_only_pixels_warn_of_nothing(

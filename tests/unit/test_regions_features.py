@@ -16,6 +16,7 @@ from vsa_ray.regions.features import (
     RegionFeatures,
     input_size,
     make_backbone,
+    precision,
     with_folded_norms,
 )
 
@@ -35,7 +36,53 @@ def whole(image: Pixels) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def describe() -> RegionFeatures:
-    return RegionFeatures(RegionConfig(image_side=128), CPU)
+    return RegionFeatures(RegionConfig(image_side=128, precision="float32"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+    ],
+)
+def test_precision(
+    abilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert precision(RegionConfig(), CPU) == expected
+    assert precision(RegionConfig(), torch.device("cuda")) == torch.float16
+    for device in (CPU, torch.device("cuda")):
+        assert precision(RegionConfig(precision="float32"), device) == torch.float32
+
+
+def test_features_in_bfloat16_are_those_of_float32(
+    describe: RegionFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    in_half = RegionFeatures(RegionConfig(image_side=128), CPU)
+    image = noise(96, 128)
+    boxes = [np.vstack([whole(image), whole(image) / 2])]
+    exact_RF, rounded_RF = (
+        make([image], boxes)[0].astype(np.float64) for make in (describe, in_half)
+    )
+    assert 0 < np.linalg.norm(rounded_RF - exact_RF) < 0.1 * np.linalg.norm(exact_RF)
+
+
+def test_features_are_those_of_the_network_as_it_was_trained(describe: RegionFeatures) -> None:
+    """Neither folding nor the layout in memory is seen in them."""
+    image = noise(96, 128)
+    model = make_backbone(RegionConfig())
+    pixels = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None] - describe._mean).div(
+        describe._std
+    )
+    with torch.inference_mode():
+        expected = model(pixels)
+    maps = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_alike() -> None:

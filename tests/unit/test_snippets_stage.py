@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from vsa_ray import batches, schema, texts
+from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.snippets import ExtractSnippets, Snippet, SnippetConfig, align
+from vsa_ray.snippets import ExtractSnippets, Floats, Snippet, SnippetConfig, align, word_scores
 
 WHOLE, LEFT, RIGHT = 0, 1, 2  # regions of pair.jpg, see conftest.py
 A_DOG_RUNS_A_RED_BALL = ["a", "dog", "runs", "a", "red", "ball"]
@@ -23,8 +27,13 @@ def pair(regions: pa.Table) -> pa.Table:
 
 def cut(aligner: Aligner, image: pa.Table, words: list[str], **config: float) -> list[Snippet]:
     settings = SnippetConfig(**config)  # type: ignore[arg-type]
-    (snippets,) = align(aligner, settings, batches.features(image).rows, [words])
+    (snippets,) = align(aligner, settings, *seen(image), [words])
     return snippets
+
+
+def seen(image: pa.Table) -> tuple[torch.Tensor, Floats]:
+    """Features and confidence of the regions of one image."""
+    return batches.features(image).rows, np.array(image["scores"][0].as_py(), np.float32)
 
 
 def test_neighbours_join_into_runs(aligner: Aligner, pair: pa.Table) -> None:
@@ -50,6 +59,30 @@ def test_short_runs_are_not_kept(aligner: Aligner, pair: pa.Table) -> None:
     assert kept == [Snippet(LEFT, 1, 3, 3.5)]
 
 
+def test_word_scores(aligner: Aligner, regions: pa.Table) -> None:
+    features_RF = batches.features(regions.slice(2, 1)).rows
+    sentences = Ragged.of([np.array([2, 3]), np.array([], dtype=np.int64)])
+    dog_ball, nothing = word_scores(aligner.model, features_RF, sentences)
+    assert dog_ball.tolist() == [[1.5, 4.0, 0.0], [4.5, 0.0, 4.0]]
+    assert nothing.shape == (0, 3)
+
+
+def test_a_model_that_sees_boxes_alone_puts_no_word_on_the_whole_image(
+    aligner: Aligner, pair: pa.Table
+) -> None:
+    aligner.model.config = dataclasses.replace(aligner.model.config, regions="boxes")
+    snippets = cut(aligner, pair, A_DOG_RUNS_A_RED_BALL, beta=0.0)
+    assert [(s.region, s.first, s.stop) for s in snippets] == [(LEFT, 0, 3), (RIGHT, 3, 6)]
+
+
+def test_the_detectors_confidence_can_decide(aligner: Aligner, pair: pa.Table) -> None:
+    # 0 for the whole image, log 0.9 and log 0.8 for the boxes, times the weight.
+    assert cut(aligner, pair, ["red"], beta=0.0) == [Snippet(RIGHT, 0, 1, 3.0)]
+    words = ["dog"]  # 1.5 on the whole image, 4 on the left
+    assert cut(aligner, pair, words, beta=0.0, detector_weight=20.0) == [Snippet(LEFT, 0, 1, 4.0)]
+    assert cut(aligner, pair, words, beta=0.0, detector_weight=30.0) == [Snippet(WHOLE, 0, 1, 1.5)]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -69,12 +102,12 @@ def test_words_that_are_not_known(
 
 def test_sentences_are_cut_alike_alone_and_together(aligner: Aligner, pair: pa.Table) -> None:
     sentences = [A_DOG_RUNS_A_RED_BALL, ["red"], [], ["dog", "zebra", "red"]]
-    together = align(aligner, SnippetConfig(), batches.features(pair).rows, sentences)
+    together = align(aligner, SnippetConfig(), *seen(pair), sentences)
     assert together == [cut(aligner, pair, words) for words in sentences]
 
 
 def test_an_image_without_sentences(aligner: Aligner, pair: pa.Table) -> None:
-    assert align(aligner, SnippetConfig(), batches.features(pair).rows, []) == []
+    assert align(aligner, SnippetConfig(), *seen(pair), []) == []
 
 
 @pytest.fixture

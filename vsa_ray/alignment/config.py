@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vsa_ray.alignment.scores import Score
+from vsa_ray.batches import Seen
 
 Loss = Literal["sum_of_hinges", "hardest_negative", "softmax"]
 
@@ -13,6 +14,10 @@ Loss = Literal["sum_of_hinges", "hardest_negative", "softmax"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentConfig:
     """Sizes of the alignment model, its score and its loss."""
+
+    regions: Seen = "all"
+    """What the model sees of an image: "all" its regions (the paper), its "boxes" alone, or the
+    "whole_image" alone. Of an image without a box it always sees the whole."""
 
     embed_dim: int = 1000
     """Size of the space that regions and words share."""
@@ -47,7 +52,8 @@ class AlignmentConfig:
                 raise ValueError(f"AlignmentConfig.{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"AlignmentConfig.dropout must be in [0, 1), got {self.dropout}")
-        for name, choices in (("score", get_args(Score)), ("loss", get_args(Loss))):
+        for name, kind in (("regions", Seen), ("score", Score), ("loss", Loss)):
+            choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"AlignmentConfig.{name} must be one of {', '.join(choices)}, "

@@ -8,10 +8,10 @@ torchvision_models.py  Faster R-CNN and its relatives: for GPUs
 features.py            one pass of a CNN over an image, RoIAlign of its regions
 weights.py             weight files to state dicts
 batching.py            images of one shape together, so that nothing is padded
-stage.py               DetectRegions: loaded images in, regions out
+stage.py               DetectRegions: loaded images in, regions out; DescribeBoxes for given boxes
 """
 
 from vsa_ray.regions.config import RegionConfig
-from vsa_ray.regions.stage import DetectRegions
+from vsa_ray.regions.stage import DescribeBoxes, DetectRegions
 
-__all__ = ["DetectRegions", "RegionConfig"]
+__all__ = ["DescribeBoxes", "DetectRegions", "RegionConfig"]

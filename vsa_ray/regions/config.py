@@ -54,6 +54,10 @@ class RegionConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is cuda where there is a GPU."""
 
+    precision: Literal["auto", "float32"] = "auto"
+    """What the backbone computes in: auto is half precision where the hardware has it, so that
+    features differ a little between kinds of machines; float32 is slower, and alike on all CPUs."""
+
     def __post_init__(self) -> None:
         if not 1 <= self.max_boxes <= MOST_BOXES:
             raise ValueError(

@@ -25,6 +25,9 @@ BATCH = {"cuda": 32, "cpu": 1}
 """Images at once. A CPU gains nothing from more, and one by one its numbers are exactly the same
 whatever the batch."""
 
+MULTIPLIES_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Names of CPUs' abilities, the last one ARM's. Others can imitate it, slower than float32."""
+
 SAMPLES = 7
 """A region's feature is the mean of SAMPLES x SAMPLES points of it."""
 
@@ -36,8 +39,12 @@ class RegionFeatures:
         """Raises ValueError where the weights do not fit, or the network has no map."""
         self.config = config
         self.device = device
-        model = with_folded_norms(make_backbone(config)).to(device)
-        self._model = model.to(memory_format=torch.channels_last)
+        self._dtype = precision(config, device)
+        model = with_folded_norms(make_backbone(config))
+        if device.type == "cpu":
+            # Not autocast: without gradients it would convert all weights anew for every image.
+            model = model.to(self._dtype)
+        self._model = model.to(device).to(memory_format=torch.channels_last)
         trained = timm.get_pretrained_cfg(config.backbone)
         assert trained is not None, "RegionConfig.check knows the name"
         self._mean, self._std = (
@@ -70,8 +77,12 @@ class RegionFeatures:
     def _maps(self, images: Tensor) -> Tensor:
         """(B, F, h, w) float32 from (B, 3, H, W) uint8."""
         batch = (images.to(self.device) - self._mean) / self._std
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            maps: Tensor = self._model(batch.contiguous(memory_format=torch.channels_last))
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            batch = batch.to(self._dtype)
+        half = self.device.type == "cuda" and self._dtype == torch.float16
+        with torch.autocast(self.device.type, enabled=half):
+            maps: Tensor = self._model(batch)
         return maps.float()
 
     def _on_map(self, boxes: Floats, image: Pixels, maps: Tensor) -> Tensor:
@@ -79,6 +90,17 @@ class RegionFeatures:
         height, width = image.shape[:2]
         scale = [maps.shape[3] / width, maps.shape[2] / height] * 2
         return torch.from_numpy(boxes * np.array(scale, np.float32)).to(self.device)
+
+
+def precision(config: RegionConfig, device: torch.device) -> torch.dtype:
+    """What the backbone computes in on this machine."""
+    if config.precision == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        return torch.float16
+    able = torch.cpu.get_capabilities()
+    has_bfloat16 = any(able.get(name) for name in MULTIPLIES_BFLOAT16)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def input_size(image: Pixels, side: int) -> tuple[int, int]:

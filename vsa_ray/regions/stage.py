@@ -1,7 +1,8 @@
-"""The stage: loaded images in, regions out."""
+"""The stages: loaded images in, regions out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,38 +19,27 @@ from vsa_ray.regions.config import RegionConfig
 if TYPE_CHECKING:
     import torch
 
-    from vsa_ray.regions.detectors import Detector, Floats
+    from vsa_ray.regions.detectors import Detections, Detector, Floats
+    from vsa_ray.regions.features import RegionFeatures
 
 # Networks and their libraries are imported where they are built, in the workers: the driver only
 # names this class, and would wait for them for seconds.
 
 
-class DetectRegions:
+class _DescribeRegions(ABC):
     """Stage: a table of images.LOADED in, schema.REGIONS out. Failed images pass through.
 
     An image's row does not depend on the images that it shares a batch with.
     """
 
-    def __init__(self, config: RegionConfig, threads: int = 1) -> None:
-        """Load the models.
-
-        Raises:
-            UserError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
-        """
-        import torch
-
-        from vsa_ray.regions.features import RegionFeatures
-
-        config.check()
-        torch.set_num_threads(threads)
-        device = _device(config)
-        self._detect = make_detector(config, threads, device)
-        self._describe = RegionFeatures(config, device)
+    _describe: RegionFeatures
 
     def __call__(self, table: pa.Table) -> pa.Table:
         images = pixels_of(table)
         loaded = {i: image for i, image in enumerate(images) if image is not None}
-        regions = dict(zip(loaded, self._regions(list(loaded.values())), strict=True))
+        image_ids = [table["image_id"][i].as_py() for i in loaded]
+        found = self._regions(image_ids, list(loaded.values()))
+        regions = dict(zip(loaded, found, strict=True))
         nothing = _Regions.nothing(self._describe.feature_dim)
         rows = [regions.get(i, nothing) for i in range(len(images))]
         columns = {name: table[name] for name in schema.REGIONS.names if name in table.column_names}
@@ -63,8 +53,8 @@ class DetectRegions:
         }
         return pa.table(columns, schema=schema.REGIONS)
 
-    def _regions(self, images: list[Pixels]) -> list[_Regions]:
-        detections = self._detect(images)
+    def _regions(self, image_ids: list[str], images: list[Pixels]) -> list[_Regions]:
+        detections = self._find(image_ids, images)
         boxes = [
             np.vstack([whole(image.shape[1], image.shape[0]), found.boxes])
             for image, found in zip(images, detections, strict=True)
@@ -75,6 +65,65 @@ class DetectRegions:
                 boxes, detections, self._describe(images, boxes), strict=True
             )
         ]
+
+    @abstractmethod
+    def _find(self, image_ids: list[str], images: list[Pixels]) -> list[Detections]:
+        """The boxes of each image."""
+
+
+class DetectRegions(_DescribeRegions):
+    """The boxes are those that a detector finds."""
+
+    def __init__(self, config: RegionConfig, threads: int = 1) -> None:
+        """Load the models.
+
+        Raises:
+            UserError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
+        """
+        config.check()
+        device = _device(config)
+        self._describe = _load_features(config, threads, device)
+        self._detect = make_detector(config, threads, device)
+
+    def _find(self, image_ids: list[str], images: list[Pixels]) -> list[Detections]:
+        return self._detect(images)
+
+
+class DescribeBoxes(_DescribeRegions):
+    """The boxes are given, such as those that people drew; each has a confidence of 1."""
+
+    def __init__(self, config: RegionConfig, boxes: pa.Table, threads: int = 1) -> None:
+        """Load the backbone.
+
+        Args:
+            boxes: image_id, and boxes in shares of the width and the height of the image.
+
+        Raises:
+            UserError: as DetectRegions.
+        """
+        columns = boxes["image_id"].to_pylist(), schema.matrices(boxes["boxes"], 4)
+        self._boxes = dict(zip(*columns, strict=True))
+        self._describe = _load_features(config, threads, _device(config))
+
+    def _find(self, image_ids: list[str], images: list[Pixels]) -> list[Detections]:
+        from vsa_ray.regions.detectors import Detections
+
+        none = np.empty((0, 4), np.float32)
+        found = []
+        for image_id, image in zip(image_ids, images, strict=True):
+            corner = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+            boxes = (self._boxes.get(image_id, none) * corner).astype(np.float32)
+            found.append(Detections(boxes, np.ones(len(boxes), np.float32), [""] * len(boxes)))
+        return found
+
+
+def _load_features(config: RegionConfig, threads: int, device: torch.device) -> RegionFeatures:
+    import torch
+
+    from vsa_ray.regions.features import RegionFeatures
+
+    torch.set_num_threads(threads)
+    return RegionFeatures(config, device)
 
 
 @dataclass(frozen=True, slots=True)

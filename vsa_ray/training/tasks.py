@@ -138,7 +138,8 @@ class AlignmentTask:
         for image_id, texts in zip(*columns, strict=True):
             text = random.Random(f"{seed} {epoch} {image_id}").choice(texts)
             drawn.append(self.vocabulary.encode(text))
-        return Pair(batches.features(images), Ragged.of(drawn))
+        seen = batches.seen(batches.features(images), self.config.regions)
+        return Pair(seen, Ragged.of(drawn))
 
     def loss(self, model: AlignmentModel, batch: Pair) -> Tensor:
         """This worker's share of the loss of the global batch (Eq. 9)."""

@@ -1,0 +1,254 @@
+"""Every number of docs/results for one recipe, from the photographs alone.
+
+    python -m jobs.reproduce --config jobs/configs/flickr8k.yaml --data DIR \
+        --out runs/flickr8k --results docs/results/flickr8k.json
+
+A recipe is a config of jobs.pipeline. Beside its one model of each kind this job trains what the
+tables compare: models that see the whole image or the boxes alone, other losses, a captioner of
+boxes; with several seeds what is a headline. All that is left to choose is chosen on dev by the
+job, with the first seed's models; test is measured once. Parts that are done are not done again, so
+a reproduction that was stopped is started with the same command. Recipes with the same regions may
+share OUT:
+
+    images/ sentences/ phrases/ regions/    as jobs.pipeline makes them
+    proposals/ people/                      of the test images: the boxes of selective search, and
+                                            those that people drew
+    RECIPE/seed0/ RECIPE/seed1/ ...         models and snippets
+    RECIPE/parts/                           what was measured, and how long each part took
+
+It writes RESULTS, and the page README.md of all results that lie beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Literal, get_args
+
+from jobs import detect_regions, extract_snippets, read_corpus, train_alignment, train_mrnn
+from jobs.launch import launch, require_directory
+from vsa_ray import datasets, evaluation, inputs, machine, results, schema, storage
+from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment.config import Loss
+from vsa_ray.captions import CaptionConfig
+from vsa_ray.config import ConfigError, to_yaml
+from vsa_ray.corpora import ReaderConfig
+from vsa_ray.datasets import Stage
+from vsa_ray.images import ImageConfig, LoadImages
+from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.outputs import Output, TableOutput, origin
+from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
+from vsa_ray.results import Decoding, Parts, Recipe
+from vsa_ray.results.recipe import SEES, models_of, of_seed
+from vsa_ray.snippets import SnippetConfig
+from vsa_ray.training.config import TrainConfig
+from vsa_ray.vocabulary import VocabularyConfig
+
+logger = logging.getLogger("jobs")
+
+CORPUS = "data/flickr8k"
+PHRASES = "data/flickr30k_entities"
+DETECTOR = "weights/picodet_s/picodet_s_416_coco.onnx"
+"""Below `data`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    data: str
+    """The folder that holds data/flickr8k, data/flickr30k_entities and weights/picodet_s."""
+
+    out: str
+    """Where tables and models go: a folder, or s3://bucket/prefix."""
+
+    results: str
+    """The file to write, named after the recipe: docs/results/flickr8k.json."""
+
+    seeds: int = 3
+    """Of the models in the headline rows."""
+
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """What is read of the corpus; phrases are those below `data`."""
+
+    loading: ImageConfig = field(default_factory=ImageConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    """How boxes are found and described; the detector is the one below `data`."""
+
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    alignment_training: TrainConfig = field(default_factory=TrainConfig)
+    snippets: SnippetConfig = field(default_factory=SnippetConfig)
+    """How sentences are cut; beta and detector_weight are chosen on dev."""
+
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    captioner_training: TrainConfig = field(default_factory=TrainConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+
+    def check(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds must be >= 1, got {self.seeds}")
+        if not self.results.endswith(".json"):
+            raise ConfigError(f"--results must be a .json file, got {self.results}")
+        require_directory(storage.join(self.data, CORPUS), "--data: the corpus")
+        self.detecting.check()
+
+    @property
+    def recipe(self) -> str:
+        return PurePosixPath(self.results).stem
+
+    @property
+    def detecting(self) -> RegionConfig:
+        return replace(self.regions, detector="onnx", weights=storage.join(self.data, DETECTOR))
+
+    def at(self, *names: str) -> str:
+        return storage.join(self.out, *names)
+
+
+def main(config: JobConfig) -> dict[str, Any]:
+    settings = replace(config, data="", out="", results="")
+    made_from = origin("reproduce", {}, recipe=settings)
+    Output(uri=config.at(config.recipe), made_from=made_from).begin()
+    parts = Parts(config.at(config.recipe, "parts"), machine.commit())
+    _make_tables(config, parts)
+    recipe = Recipe(
+        tables=config.out,
+        models=config.at(config.recipe),
+        seeds=config.seeds,
+        loss=config.alignment.loss,
+        captions=config.captions,
+    )
+    _train_aligners(config, parts, [(0, name) for name in (*SEES, *_other_losses(config))])
+    choice = recipe.choose(parts)
+    others = range(1, config.seeds)
+    _train_aligners(config, parts, [(s, name) for s in others for name in models_of(choice)])
+    found = recipe.measure_aligners(parts, choice)
+    decoding = Decoding(**found["decoding"][0])
+    _train_captioners(config, parts, decoding)
+    found |= recipe.measure_captioners(parts, decoding)
+    document = {
+        **results.assemble(found),
+        "seeds": list(range(config.seeds)),
+        "command": (
+            f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
+            f"--out OUT --results {config.recipe}.json"
+        ),
+        "config": to_yaml(settings),
+        "commit": ", ".join(parts.stamps),
+        "machine": machine.processor(),
+        "seconds": parts.seconds,
+    }
+    storage.write_json(config.results, document)
+    page = write_page(config.results)
+    logger.info("results: %s and %s", config.results, page)
+    return document
+
+
+def _make_tables(config: JobConfig, parts: Parts) -> None:
+    """The corpus, the regions of all images, and two more kinds of regions of the test images."""
+    reader = replace(config.reader, phrases=storage.join(config.data, PHRASES))
+    read = read_corpus.JobConfig(
+        corpus=storage.join(config.data, CORPUS), out=config.out, reader=reader
+    )
+    parts.make("read corpus", lambda: read_corpus.main(read, splits=("train", "dev", "test")))
+    detect = detect_regions.JobConfig(
+        images=config.at("images"),
+        out=config.at("regions"),
+        loading=config.loading,
+        regions=config.detecting,
+    )
+    parts.make("regions", lambda: asdict(detect_regions.main(detect)))
+    search = RegionConfig(**asdict(config.regions) | {"detector": "selective-search"})
+    phrases = storage.read_table(config.at("phrases"), schema.PHRASES, split="test")
+    boxes, _ = evaluation.region_references(phrases)
+    for name, mapper, args in (
+        ("proposals", DetectRegions, (search,)),
+        ("people", DescribeBoxes, (config.regions, boxes)),
+    ):
+        stage = Stage(mapper=mapper, args=args, **datasets.model_workers(0))
+        parts.make(name, partial(_test_regions, config, name, stage))
+
+
+def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
+    """Regions of the test images, by another stage than config.regions says."""
+    images = config.at(name, "images")
+    if storage.committed(images) is None:
+        test = storage.read_table(config.at("images"), schema.IMAGES, split="test")
+        storage.write_table(images, test)
+        storage.commit(images, {})
+    made_from = origin(name, {"images": images}, loading=config.loading, regions=config.regions)
+    output = TableOutput(uri=config.at(name, "regions"), made_from=made_from)
+    if (written := output.finished()) is None:
+        output.begin()
+        load = Stage(mapper=LoadImages, args=(config.loading,))
+        written = datasets.make_table(
+            inputs.of_table(images, schema.IMAGES.names), [load, stage], output, batch_size=16
+        )
+    return asdict(written)
+
+
+def _other_losses(config: JobConfig) -> list[Loss]:
+    return [loss for loss in get_args(Loss) if loss != config.alignment.loss]
+
+
+def _train_aligners(config: JobConfig, parts: Parts, wanted: list[tuple[int, str]]) -> None:
+    """Models by their seed and name: what they see, or the loss that they learn by."""
+    kinds: dict[str, AlignmentConfig] = {
+        name: replace(config.alignment, regions=seen) for name, seen in SEES.items()
+    }
+    for loss in _other_losses(config):
+        kinds[loss] = replace(config.alignment, loss=loss)
+    for seed, name in wanted:
+        job = train_alignment.JobConfig(
+            regions=config.at("regions"),
+            sentences=config.at("sentences"),
+            out=config.at(config.recipe, of_seed(seed, "alignment", name)),
+            vocabulary=config.vocabulary,
+            alignment=kinds[name],
+            training=replace(config.alignment_training, seed=seed),
+        )
+        parts.make(f"alignment, {name}, seed {seed}", partial(train_alignment.main, job))
+
+
+def _train_captioners(config: JobConfig, parts: Parts, decoding: Decoding) -> None:
+    """For each seed one of whole images; one of boxes, from the snippets of the first seed."""
+    snippets = config.at(config.recipe, of_seed(0, "snippets"))
+    chosen = replace(config.snippets, beta=decoding.beta, detector_weight=decoding.detector_weight)
+    extract = extract_snippets.JobConfig(
+        regions=config.at("regions"),
+        sentences=config.at("sentences"),
+        alignment=config.at(config.recipe, of_seed(0, "alignment", decoding.model)),
+        out=snippets,
+        snippets=chosen,
+    )
+    parts.make("snippets", lambda: asdict(extract_snippets.main(extract)))
+    sources: dict[int, tuple[Literal["images", "snippets"], ...]] = {0: ("images", "snippets")}
+    for seed in range(config.seeds):
+        for source in sources.get(seed, ("images",)):
+            job = train_mrnn.JobConfig(
+                regions=config.at("regions"),
+                sentences=config.at("sentences"),
+                snippets=snippets if source == "snippets" else "",
+                out=config.at(config.recipe, of_seed(seed, "captioner", source)),
+                learn_from=source,
+                vocabulary=config.vocabulary,
+                captioner=config.captioner,
+                training=replace(config.captioner_training, seed=seed),
+            )
+            parts.make(f"captioner, {source}, seed {seed}", partial(train_mrnn.main, job))
+
+
+def write_page(file: str) -> str:
+    """Write the page of all results beside a file of them -> where it is."""
+    folder = file.rpartition("/")[0] or "."
+    files = sorted(name for name in storage.list_files(folder) if name.endswith(".json"))
+    # The paper's own recipe comes first.
+    files.sort(key=lambda name: not name.endswith("_paper.json"))
+    found = {PurePosixPath(name).stem: storage.read_json(name) for name in files}
+    page = storage.join(folder, "README.md")
+    storage.write_bytes(page, results.results_page(found).encode())
+    return page
+
+
+if __name__ == "__main__":
+    launch(main, JobConfig, __doc__)

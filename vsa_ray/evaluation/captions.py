@@ -1,0 +1,108 @@
+"""Sentences written for whole images, against those of people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from vsa_ray import batches, metrics
+from vsa_ray.mrnn import MultimodalRNN, beam_search
+from vsa_ray.vocabulary import Vocabulary, tokenise
+
+
+def captioning(
+    captions: pa.Table, regions: pa.Table, sentences: pa.Table, train: Iterable[pa.Table]
+) -> dict[str, Any]:
+    """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json.
+
+    The neighbour is the training image with the closest whole-image feature; its first sentence is
+    the caption; null without training images. A failed image has no caption, and does not count.
+    `seen_in_training` is the share of the captions, in percent, that say word by word what a
+    sentence of the train split says; null without such sentences.
+
+    Args:
+        regions: of the images to measure on.
+        sentences: of these and of the training images.
+        train: regions of the training images, in blocks.
+    """
+    references = _sentences_by_image(sentences)
+    captions = captions.filter(captions["caption"].is_valid())
+    columns = captions["image_id"].to_pylist(), captions["caption"].to_pylist()
+    written = dict(zip(*columns, strict=True))
+    good = regions.filter(pc.equal(regions["status"], "ok"))
+    asked = good.filter(
+        pc.and_(
+            pc.is_in(good["image_id"], value_set=pa.array(references, pa.string())),
+            pc.is_in(good["image_id"], value_set=pa.array(written, pa.string())),
+        )
+    )
+    images = asked["image_id"].to_pylist()
+    true = {image_id: references[image_id] for image_id in images}
+    scores = metrics.score_captions({image_id: written[image_id] for image_id in images}, true)
+
+    neighbours = _nearest_neighbours(asked, train, references)
+    nearest = None
+    if neighbours:
+        nearest = asdict(metrics.score_captions(dict(zip(images, neighbours, strict=True)), true))
+    return {
+        "images": len(images),
+        **asdict(scores),
+        "seen_in_training": _seen([written[image_id] for image_id in images], sentences),
+        "nearest_neighbour": nearest,
+    }
+
+
+def _seen(captions: list[str], sentences: pa.Table) -> float | None:
+    """Percent of the captions that are sentences of the train split."""
+    train = sentences.filter(pc.equal(sentences["split"], "train"))["words"].to_pylist()
+    if not train:
+        return None
+    told = {" ".join(words) for words in train}
+    return 100.0 * sum(" ".join(tokenise(caption)) in told for caption in captions) / len(captions)
+
+
+def _nearest_neighbours(
+    asked: pa.Table, train: Iterable[pa.Table], sentences: Mapping[str, list[str]]
+) -> list[str]:
+    """A caption for each image that is asked for; none at all without training images."""
+    seen, told = [], []
+    for block in train:
+        known = pc.is_in(block["image_id"], value_set=pa.array(sentences, pa.string()))
+        block = block.filter(pc.and_(known, pc.equal(block["status"], "ok")))
+        if len(block):
+            seen.append(batches.whole_image_features(block))
+            told += [sentences[image_id] for image_id in block["image_id"].to_pylist()]
+    if not seen:
+        return []
+    return metrics.nearest_neighbour_captions(
+        batches.whole_image_features(asked), np.concatenate(seen), told
+    )
+
+
+def _sentences_by_image(sentences: pa.Table) -> dict[str, list[str]]:
+    by_image: dict[str, list[str]] = {}
+    columns = sentences["image_id"].to_pylist(), sentences["text"].to_pylist()
+    for image_id, text in zip(*columns, strict=True):
+        by_image.setdefault(image_id, []).append(text)
+    return by_image
+
+
+def write_captions(
+    model: MultimodalRNN,
+    vocabulary: Vocabulary,
+    features_BF: npt.NDArray[np.generic],
+    *,
+    beam_size: int,
+    max_words: int = 20,
+) -> list[tuple[str, float]]:
+    """A sentence and its log-probability for each feature."""
+    features = torch.from_numpy(features_BF).to(model.mean_F.device)
+    captions = beam_search(model, features, beam_size=beam_size, max_words=max_words)
+    return [(" ".join(vocabulary.decode(caption.ids)), caption.log_prob) for caption in captions]

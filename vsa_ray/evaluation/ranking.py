@@ -1,0 +1,108 @@
+"""Images and sentences that are to find one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from vsa_ray import batches, metrics
+from vsa_ray.alignment import AlignmentModel, image_sentence_scores
+from vsa_ray.batches import Ragged
+from vsa_ray.errors import UserError
+from vsa_ray.vocabulary import Vocabulary
+
+SENTENCES_AT_ONCE = 1_000
+
+REGIONS_AT_ONCE = 10_000
+"""Some hundred images, whose features are encoded at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images of a split, their sentences as ids, and which belong together."""
+
+    features: Ragged
+    """(P, F) features of all regions, and regions an image."""
+
+    words: Ragged
+    """(W,) ids of all words, and words a sentence."""
+
+    image_of_C: npt.NDArray[np.int64]
+    """The image of each sentence."""
+
+
+def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pairs:
+    """The good images of `regions` that have sentences, and those sentences.
+
+    Raises:
+        UserError: no image has a sentence.
+    """
+    has_sentences = pc.is_in(regions["image_id"], value_set=sentences["image_id"].unique())
+    regions = regions.filter(pc.and_(pc.equal(regions["status"], "ok"), has_sentences))
+    image_of = pc.index_in(sentences["image_id"], value_set=regions["image_id"])
+    known = pc.is_valid(image_of)
+    if not len(regions):
+        raise UserError("no sentence belongs to an image of the regions table; same corpus?")
+    words = [vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
+    return Pairs(
+        batches.features(regions), Ragged.of(words), image_of.filter(known).to_numpy().astype(int)
+    )
+
+
+@torch.inference_mode()
+def retrieval_scores(model: AlignmentModel, data: Pairs) -> npt.NDArray[np.float32]:
+    """Eq. 8 for every image and every sentence -> (images, sentences)."""
+    device = model.mean_F.device
+    features = batches.seen(data.features, model.config.regions)
+    # The features, several times as large, stay where they are.
+    regions_PD = torch.cat(
+        [model.encode_regions(rows.to(device)) for rows in features.rows.split(REGIONS_AT_ONCE)]
+    )
+    num_regions_B = features.lengths.to(device)
+    blocks = []
+    for words in _blocks(data.words):
+        ids_W, lengths_C = words.rows.to(device), words.lengths.to(device)
+        blocks.append(
+            image_sentence_scores(
+                regions_PD,
+                num_regions_B,
+                model.encode_words(ids_W, lengths_C),
+                lengths_C,
+                score=model.config.score,
+            ).cpu()
+        )
+    scores_BC: npt.NDArray[np.float32] = torch.cat(blocks, dim=1).numpy()
+    return scores_BC
+
+
+def _blocks(words: Ragged) -> Sequence[Ragged]:
+    lengths = words.lengths.split(SENTENCES_AT_ONCE)
+    rows = words.rows.split([int(part.sum()) for part in lengths])
+    return [Ragged(*block) for block in zip(rows, lengths, strict=True)]
+
+
+def retrieval(model: AlignmentModel, data: Pairs) -> dict[str, Any]:
+    """Both directions, beside chance: the part `retrieval` of metrics.json."""
+    return retrieval_by(retrieval_scores(model, data), data)
+
+
+def retrieval_by(scores_BC: npt.NDArray[np.float32], data: Pairs) -> dict[str, Any]:
+    """`retrieval` by scores that are there already: a sum over several models', say."""
+    images, image_of_C = len(scores_BC), data.image_of_C
+    return {
+        "images": images,
+        "sentences": len(image_of_C),
+        "image_annotation": asdict(metrics.image_annotation(scores_BC, image_of_C)),
+        "image_search": asdict(metrics.image_search(scores_BC, image_of_C)),
+        "chance": {
+            "image_annotation": asdict(metrics.chance_annotation(image_of_C, images)),
+            "image_search": asdict(metrics.chance_search(image_of_C, images)),
+        },
+    }

@@ -1,0 +1,36 @@
+"""What something was measured with: the processor, and the commit of this project."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def processor() -> str:
+    """Its name, vector instructions and CPUs; GPUs, where there are some."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cpus = f"{name}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} CPUs"
+    return "; ".join([cpus, *gpus])
+
+
+def commit() -> str:
+    """As `git describe` has it, with "-dirty" where files have changed since."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # a machine without git
+        return "unknown commit"
+    return described.stdout.strip() or "unknown commit"

@@ -1,0 +1,184 @@
+"""The tables and models of one recipe, to all that is measured of it.
+
+TABLES/sentences phrases regions proposals/regions people/regions
+MODELS/seed0/alignment/NAME     in the first seed one for each of SEES and for each other loss, in
+                                others what the headline rows need
+MODELS/seed0/captioner/images   and in the first seed captioner/snippets, and the snippets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import pyarrow as pa
+
+from vsa_ray import checkpoints, schema, storage
+from vsa_ray.alignment.config import Loss
+from vsa_ray.batches import Seen
+from vsa_ray.captions import CaptionConfig
+from vsa_ray.checkpoints import Aligner, Captioner
+from vsa_ray.results import measuring
+from vsa_ray.results.measuring import TOGETHER, Decoding, Split
+from vsa_ray.results.parts import Parts
+
+SEES: dict[str, Seen] = {"all regions": "all", "boxes": "boxes", "whole image": "whole_image"}
+"""Alignment models, and AlignmentConfig.regions of each."""
+
+GROUNDERS = ("all regions", "boxes")
+"""Those that can find a box."""
+
+BEAMS = (7, 1)
+"""The paper's two; the first is the headline."""
+
+
+def of_seed(seed: int, *names: str) -> str:
+    """Where models of a seed are, below those of the recipe."""
+    return "/".join([f"seed{seed}", *names]).replace(" ", "_")
+
+
+def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
+    """The alignment models that the headline rows need, of every seed."""
+    best = choice["retrieval"]
+    needed = {*(SEES if best == TOGETHER else [best]), choice["grounding"]}
+    return tuple(name for name in SEES if name in needed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """See the module."""
+
+    tables: str
+    models: str
+    seeds: int
+    loss: Loss
+    captions: CaptionConfig
+
+    def choose(self, parts: Parts) -> dict[str, str]:
+        """What the first seed's models are worth on dev -> the best row of retrieval, and the model
+        that finds boxes best."""
+        choice: dict[str, str] = parts.make("choice", self._choice)
+        return choice
+
+    def measure_aligners(self, parts: Parts, choice: dict[str, str]) -> dict[str, Any]:
+        """Retrieval, losses and grounding; how phrases are decoded is chosen on the way."""
+        found = {
+            "choice": choice,
+            "retrieval": parts.make("retrieval", lambda: self._retrieval(choice)),
+            "losses": parts.make("losses", self._losses),
+            "decoding": parts.make("decoding", lambda: self._decoding(choice)),
+        }
+        chosen = [Decoding(**seed) for seed in found["decoding"]]
+        found["grounding"] = parts.make("grounding", lambda: self._grounding(chosen))
+        found["chain"] = parts.make("chain", lambda: self._chain(chosen))
+        return found
+
+    def measure_captioners(self, parts: Parts, decoding: Decoding) -> dict[str, Any]:
+        """Sentences for whole images, and for the boxes that people drew."""
+        return {
+            "captions": parts.make("captions", self._captions),
+            "boxes": parts.make("captions of boxes", lambda: self._boxes(decoding)),
+        }
+
+    def _choice(self) -> dict[str, str]:
+        dev = self._split("dev")
+        (rows,) = measuring.retrieval_rows([self._aligners(0, tuple(SEES))], dev)
+        decoding = measuring.choose_decoding(self._aligners(0, GROUNDERS), dev)
+        return {"retrieval": measuring.best_on_dev(rows), "grounding": decoding.model}
+
+    def _retrieval(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+        seeds = [
+            self._aligners(seed, models_of(choice) if seed else tuple(SEES))
+            for seed in range(self.seeds)
+        ]
+        return measuring.retrieval_rows(seeds, self._split("test"), choice["retrieval"])
+
+    def _losses(self) -> dict[str, Any]:
+        own = "all regions"
+        trained: dict[str, Aligner] = {
+            loss: self._aligner(0, own if loss == self.loss else loss) for loss in get_args(Loss)
+        }
+        return measuring.loss_rows(trained, self._split("dev"))
+
+    def _decoding(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+        dev, names = self._split("dev"), (choice["grounding"],)
+        return [
+            asdict(measuring.choose_decoding(self._aligners(seed, names), dev))
+            for seed in range(self.seeds)
+        ]
+
+    def _grounding(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+        test, proposals = self._split("test"), self._regions("proposals")
+        return [
+            measuring.grounding_rows(self._aligner(seed, own.model), test, proposals, own)
+            for seed, own in enumerate(chosen)
+        ]
+
+    def _chain(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+        test = self._split("test")
+        return [
+            measuring.chain_rows(self._aligner(seed, own.model), test, own)
+            for seed, own in enumerate(chosen)
+        ]
+
+    def _captions(self) -> list[dict[str, Any]]:
+        test, sentences = self._split("test"), self._table("sentences", schema.SENTENCES)
+        rows: list[dict[str, Any]] = []
+        for seed in range(self.seeds):
+            captioner = self._captioner(seed, "images")
+            of_beam: dict[str, Any] = {}
+            for beam_size in BEAMS:
+                config = CaptionConfig(beam_size=beam_size, max_words=self.captions.max_words)
+                # One nearest neighbour is enough: it is the same for all.
+                train = self._train() if not rows and not of_beam else iter(())
+                of_beam[f"beam {beam_size}"] = measuring.caption_part(
+                    captioner, test, sentences, train, config
+                )
+            rows.append(of_beam)
+        rows[0]["nearest neighbour"] = rows[0][f"beam {BEAMS[0]}"]["nearest_neighbour"]
+        return rows
+
+    def _boxes(self, decoding: Decoding) -> dict[str, Any]:
+        uri = storage.join(self.models, of_seed(0, "snippets"))
+        snippets = storage.read_table(uri, schema.SNIPPETS, split="train")
+        return measuring.box_rows(
+            {
+                "full-frame model": self._captioner(0, "images"),
+                "region-level model": self._captioner(0, "snippets"),
+            },
+            self._aligner(0, decoding.model),
+            self._regions("people"),
+            self._table("phrases", schema.PHRASES, "test"),
+            snippets,
+            self.captions,
+        )
+
+    def _aligners(self, seed: int, names: Iterable[str]) -> dict[str, Aligner]:
+        return {name: self._aligner(seed, name) for name in names}
+
+    def _aligner(self, seed: int, name: str) -> Aligner:
+        uri = storage.join(self.models, of_seed(seed, "alignment", name))
+        return checkpoints.load_aligner(uri, checkpoints.best_device())
+
+    def _captioner(self, seed: int, source: str) -> Captioner:
+        uri = storage.join(self.models, of_seed(seed, "captioner", source))
+        return checkpoints.load_captioner(uri, checkpoints.best_device())
+
+    def _split(self, name: str) -> Split:
+        return Split(
+            regions=self._table("regions", schema.REGIONS, name),
+            sentences=self._table("sentences", schema.SENTENCES, name),
+            phrases=self._table("phrases", schema.PHRASES, name),
+        )
+
+    def _table(self, name: str, columns: pa.Schema, split: str | None = None) -> pa.Table:
+        return storage.read_table(storage.join(self.tables, name), columns, split=split)
+
+    def _regions(self, name: str) -> pa.Table:
+        return self._table(f"{name}/regions", schema.REGIONS)
+
+    def _train(self) -> Iterator[pa.Table]:
+        regions = storage.join(self.tables, "regions")
+        columns = ["image_id", "features", "status"]
+        return storage.read_blocks(regions, schema.REGIONS, columns=columns, split="train")
