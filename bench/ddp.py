@@ -26,17 +26,17 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.machine import load, machine
 from bench.train_step import IMAGES, images_of, make_task
-from vsa_ray.alignment import AlignmentConfig, AlignmentModel
+from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.batches import Ragged
 from vsa_ray.training import gathering
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.step import Watch, train_step
-from vsa_ray.training.tasks import AlignmentTask, Pair
+from vsa_ray.training.worker import TaskLoss
 
 ROUNDS, STEPS = 6, 4
 
@@ -53,24 +53,12 @@ class Meeting:
     times: Queue[Times]
 
 
-class Loss(nn.Module):
-    """The loss as a module's forward, as training wraps it for DDP."""
-
-    def __init__(self, task: AlignmentTask, model: AlignmentModel) -> None:
-        super().__init__()
-        self.task = task
-        self.model = model
-
-    def forward(self, batch: Pair) -> Tensor:
-        return self.task.loss(self.model, batch)
-
-
 class Worker:
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.config, self.task = TrainConfig(), make_task(AlignmentConfig())
         self.model = self.task.build().train()
-        self.loss_of: nn.Module = Loss(self.task, self.model)
+        self.loss_of: nn.Module = TaskLoss(self.task, self.model)
         workers, rank = gathering.num_workers(), gathering.rank()
         if workers > 1:
             self.loss_of = DistributedDataParallel(self.loss_of, gradient_as_bucket_view=True)

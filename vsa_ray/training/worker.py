@@ -93,7 +93,7 @@ class Look:
     latest_gradient: float = 0.0
 
 
-class _Loss(nn.Module):
+class TaskLoss(nn.Module):
     """The loss as a module's forward, which is where DDP hooks in."""
 
     def __init__(self, task: Task, model: Model) -> None:
@@ -115,7 +115,7 @@ class Worker:
         self.rank, self.workers = gathering.rank(), gathering.num_workers()
         torch.manual_seed(config.seed)  # the same weights on every worker
         self.model = task.build()
-        self.loss_of = place.prepare(_Loss(task, self.model))
+        self.loss_of = place.prepare(TaskLoss(task, self.model))
         self.optimizer = make_optimizer(self.model, config)
         self.steps = order.steps(len(images), config)
         self._every = 1 if place.device.type == "cpu" else GPU_STEPS
