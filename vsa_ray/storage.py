@@ -37,8 +37,7 @@ from vsa_ray.errors import UserError
 
 SUCCESS = "_SUCCESS"
 
-PARTIAL = ".partial"
-"""How the name of a local file ends that was not written to its end."""
+PARTIAL = ".partial"  # how the name of a local file ends that was not written to its end
 
 BLOCK_ROWS = 256
 """Rows that `read_blocks` gives at once."""
