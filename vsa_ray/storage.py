@@ -37,7 +37,8 @@ from vsa_ray.errors import UserError
 
 SUCCESS = "_SUCCESS"
 
-PARTIAL = ".partial"  # how the name of a local file ends that was not written to its end
+PARTIAL = ".partial"
+"""How the name of a local file ends that was not written to its end."""
 
 BLOCK_ROWS = 256
 """Rows that `read_blocks` gives at once."""
@@ -136,11 +137,6 @@ def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
     """URIs of the files in a directory, in order of their names; empty where it is missing."""
     for info in sorted(_listed(uri, recursive=recursive), key=lambda info: info.path):
         yield ("s3://" if uri.startswith("s3://") else "") + info.path
-
-
-def size(uri: str) -> int:
-    """Bytes of all files in a directory."""
-    return sum(info.size for info in _listed(uri, recursive=False))
 
 
 def _listed(uri: str, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
