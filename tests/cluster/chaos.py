@@ -36,7 +36,7 @@ HASTE = 0.2
 AWAY_SECONDS = 10.0
 """Between the loss of a machine and the start of another, at most."""
 
-HANGS_SECONDS = 300.0
+HANGS_SECONDS = 170.0
 """Nothing was killed and nothing was written for so long: the job hangs."""
 
 GIVING_UP = ("start the same command again", "start again later", "start the job again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,6 +124,9 @@ def _run(
         plan = _add(plan, stage, tally)
     together = max(1, FILE_ROWS // batch_size)
     written = mapped(plan, _write, output, tally, batch_size=together, num_cpus=IO_CPUS)
+    # What a plan has reserved of the cluster stays so for three minutes after its driver was
+    # killed, unless a plan of the same name takes it over: the one that goes on.
+    written._set_uuid(hashlib.blake2s(output.uri.encode(), digest_size=8).hexdigest())
     try:
         yield from written.iter_rows()
     except ray.data.exceptions.ExecutionTimeoutError as error:
