@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ import botocore.config
 import botocore.exceptions
 
 from vsa_ray import s3, storage
+
+logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it has its settings from
 
 ATTEMPTS = 10
 """At each page of a listing, with growing pauses between them."""

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).parents[2]
 
-PAUSE_SECONDS = 3.0
+PAUSE_SECONDS = 1.5
 """Between something new in the output and the next kill, at most."""
 
 HASTE = 0.2
@@ -36,7 +36,7 @@ HASTE = 0.2
 AWAY_SECONDS = 10.0
 """Between the loss of a machine and the start of another, at most."""
 
-HANGS_SECONDS = 180.0
+HANGS_SECONDS = 170.0
 """Nothing was killed and nothing was written for so long: the job hangs."""
 
 GIVING_UP = ("start the same command again", "start again later", "start the job again")

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 SEED = 1
 
-SMALL = ("--regions.image-side", "64", "--regions.max-boxes", "3", "--batch-size", "8")
+SMALL = ("--regions.image-side", "128", "--regions.max-boxes", "3", "--batch-size", "8")
 SMALL += ("--captions.beam-size", "1", "--captions.max-words", "5")
 
 KILLS = {"driver": 6, "actor": 9, "worker": 12, "node": 5}
@@ -51,15 +51,17 @@ FAULTS: dict[Fault, float] = {"500": 0.02, "503": 0.02, "slow": 0.02, "reset": 0
 PHOTOGRAPHS = int(os.environ.get("VSA_CHAOS_PHOTOGRAPHS", "100"))
 
 
-def draw(folder: str, number: int) -> None:
-    """Small pictures, every seventh of them none."""
+PICTURES = 500
+
+
+def pictures() -> Iterator[tuple[str, bytes]]:
+    """Small ones, every seventh of them none; names and bytes."""
     rng = np.random.default_rng(0)
-    for i in range(number):
+    for i in range(PICTURES):
         shapes = np.kron(rng.integers(0, 255, (4, 5, 3)), np.ones((12, 12, 1)))
         stream = io.BytesIO()
         Image.fromarray(shapes.astype(np.uint8)).save(stream, "PNG")
-        data = stream.getvalue() if i % 7 else b"not a picture"
-        storage.write_bytes(storage.join(folder, "ab"[i % 2], f"{i:05}.png"), data)
+        yield f"{'ab'[i % 2]}/{i:05}.png", stream.getvalue() if i % 7 else b"not a picture"
 
 
 def left_alone(flags: Sequence[str], out: Path) -> pa.Table:
@@ -111,7 +113,8 @@ def short() -> Iterator[Path]:
 def test_a_job_survives(mrnn: Path, tmp_path: Path, short: Path) -> None:
     """The loss of workers, and of a machine for good. test_making.py kills a driver; more by
     `make chaos`."""
-    draw(str(tmp_path / "pictures"), 400)
+    for name, data in pictures():
+        storage.write_bytes(str(tmp_path / "pictures" / name), data)
     flags = ("--images", str(tmp_path / "pictures"), "--mrnn", str(mrnn), *SMALL)
     flags += ("--num-actors", "2")
     expected = left_alone(flags, tmp_path / "expected")
@@ -135,7 +138,9 @@ def test_everything_is_killed(
 ) -> None:
     """On storage that fails all the time, and now and then is gone; job after job, until all was
     killed as often as it should be."""
-    draw(f"{s3}/pictures", 1200)
+    bucket = boto3.client("s3")
+    for name, data in pictures():
+        bucket.put_object(Bucket=s3.removeprefix("s3://"), Key=f"pictures/{name}", Body=data)
     flags = ("--images", f"{s3}/pictures", "--mrnn", str(mrnn), *SMALL)
     expected = left_alone(flags, tmp_path / "expected")
     flags += ("--loading.retry-seconds", "5")  # some outages last longer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import ray.data
 import ray.data.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vsa_ray import storage
 from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, mapped
 from vsa_ray.datasets.guard import Counts, Key, Mapper, guarded
 from vsa_ray.datasets.progress import Log, Progress
@@ -123,6 +125,10 @@ def _run(
         plan = _add(plan, stage, tally)
     together = max(1, FILE_ROWS // batch_size)
     written = mapped(plan, _write, output, tally, batch_size=together, num_cpus=IO_CPUS)
+    # What a plan has reserved of the cluster stays so for three minutes after its driver was
+    # killed, unless a plan of the same name takes it over: the one that goes on.
+    name = storage.absolute(output.uri).encode()
+    written._set_uuid(hashlib.blake2s(name, digest_size=8).hexdigest())
     try:
         yield from written.iter_rows()
     except ray.data.exceptions.ExecutionTimeoutError as error:
