@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 STALLED_SECONDS = 600
 """Nothing at all has moved for so long: the job stops instead of holding a cluster."""
@@ -40,6 +41,15 @@ def configure() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says: no bars
     # A corpus of fewer batches than actors is nothing to warn of.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
+
+
+class ForgetBlocks(ExecutionCallback):
+    """Drops what Ray Data remembers of every block until a plan ends: a kilobyte each, which a
+    driver that streams a corpus of millions cannot keep. Only `Dataset.stats` would read it."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        for operator in executor._topology:
+            getattr(operator, "_output_blocks_stats", []).clear()
 
 
 def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:

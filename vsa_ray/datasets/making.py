@@ -18,7 +18,7 @@ import ray.data.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vsa_ray import storage
-from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, mapped
+from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, ForgetBlocks, mapped
 from vsa_ray.datasets.guard import Counts, Key, Mapper, guarded
 from vsa_ray.datasets.progress import Log, Progress
 from vsa_ray.datasets.slices import pack, runs, unpack
@@ -120,6 +120,7 @@ def _run(
         groups, override_num_blocks=min(len(groups), READ_TASKS)
     )
     plan.context.target_max_block_size = 1  # byte: a slice a block, in all of the plan
+    plan.context.custom_execution_callback_classes.append(ForgetBlocks)
     plan = mapped(plan, _read, inputs.columns, batch_size, tally, batch_size=1, num_cpus=READ_CPUS)
     for stage in stages:
         plan = _add(plan, stage, tally)

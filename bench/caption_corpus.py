@@ -1,0 +1,211 @@
+"""Images a second of the jobs on Ray, and of a bare loop over the same pictures without Ray.
+
+    VSA_DATA=FOLDER python -m bench.caption_corpus                   ten minutes
+
+Photographs of Flickr8k (FOLDER/data/flickr8k), PicoDet-S's boxes (FOLDER/weights/picodet_s),
+EfficientNet-Lite0's features of up to 20 regions an image, and a sentence for each: hidden width
+512, word vectors of 256, 2,538 ids, beam 7. The captioner's weights are random and END is
+suppressed, so that every sentence has 11 words, as those of Flickr8k have on average.
+
+The loop is one process that takes one batch after the other: decode, detect, describe, caption, on
+as many threads as there are CPUs, with the batch size that is best for it, and writes nothing. It
+runs before and after each job, and the better turn counts. The jobs are the commands that a user
+types, with the settings that they come with.
+
+Steady state: a job is started on the first quarter of the pictures, and again on all of them; what
+the others took more, from the first file that is written to the last, is what they cost. So what a
+job does once (starting Ray, loading models, listing, checking the table), and what it is ahead when
+it writes its first file, is in both and falls out. The goal is a ratio of 0.9.
+
+CPU time is that of all processes of the job, Ray's too, over that of the loop with the setting that
+takes the least of it (one thread: several wait for each other). On a busy machine this ratio stays
+what it is, and the other does not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from bench.machine import load, machine
+from bench.processes import Run, run_job
+from vsa_ray import checkpoints, evaluation
+from vsa_ray.images import decode
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.regions import RegionConfig
+from vsa_ray.regions.features import RegionFeatures
+from vsa_ray.regions.stage import make_detector, whole
+from vsa_ray.vocabulary import END, Vocabulary
+
+Job = Literal["detect_regions", "caption_corpus"]
+
+WORDS, BEAM_SIZE, VOCABULARY_SIZE = 11, 7, 2538
+BATCH_SIZES = (1, 4, 16, 64)
+MAX_PIXELS = 64_000_000
+THREADS = os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchConfig:
+    jobs: Annotated[tuple[Job, ...], tyro.conf.Positional] = ("detect_regions", "caption_corpus")
+    images: int = 1024
+    """A job takes them all, and once more the first quarter of them."""
+
+    loop_images: int = 64
+    """The loop takes so many in a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    images_per_second: float
+    cpu_ms: float
+    """Of all threads and processes, an image."""
+
+
+class Loop:
+    """Decode, detect, describe and, with a captioner, write."""
+
+    def __init__(self, regions: RegionConfig, captioner: checkpoints.Captioner | None) -> None:
+        self.config, self.captioner = regions, captioner
+        self.describe = RegionFeatures(regions, torch.device("cpu"))
+        self.use(THREADS)
+
+    def use(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.detect = make_detector(self.config, threads, torch.device("cpu"))
+
+    def __call__(self, files: list[Path], batch_size: int) -> Speed:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, len(files), batch_size):
+            self._batch(files[start : start + batch_size])
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return Speed(len(files) / wall, 1e3 * cpu / len(files))
+
+    def _batch(self, files: list[Path]) -> None:
+        images = [decode(file.read_bytes(), max_pixels=MAX_PIXELS) for file in files]
+        boxes = [
+            np.vstack([whole(image.shape[1], image.shape[0]), found.boxes])
+            for image, found in zip(images, self.detect(images), strict=True)
+        ]
+        features = np.concatenate(self.describe(images, boxes))
+        if self.captioner:
+            model, vocabulary = self.captioner.model, self.captioner.vocabulary
+            evaluation.write_captions(
+                model, vocabulary, features, beam_size=BEAM_SIZE, max_words=WORDS
+            )
+
+
+def try_settings(loop: Loop, files: list[Path]) -> dict[tuple[int, int], Speed]:
+    """By threads, at most as many as there are CPUs, and batch size."""
+    speeds = {}
+    for threads in sorted({1, THREADS}):
+        loop.use(threads)
+        loop(files[:4], 4)
+        for batch_size in BATCH_SIZES:
+            speeds[threads, batch_size] = speed = loop(files, batch_size)
+            print(
+                f"  loop {speed.images_per_second:6.2f} images/s  {speed.cpu_ms:6.1f} CPU ms   "
+                f"{threads} thread(s), batches of {batch_size}",
+                flush=True,
+            )
+    return speeds
+
+
+def make_captioner(folder: Path, feature_dim: int) -> checkpoints.Captioner:
+    """It has learned nothing, and never ends a sentence."""
+    torch.manual_seed(0)
+    model = MultimodalRNN(
+        CaptionerConfig(),
+        feature_dim=feature_dim,
+        vocabulary_size=VOCABULARY_SIZE,
+        log_frequencies_V=None,
+    )
+    with torch.no_grad():
+        model.output.bias[END] = -1e4
+    words = tuple(f"word{i}" for i in range(1, VOCABULARY_SIZE))
+    checkpoints.save(str(folder), model, Vocabulary(words, (5,) * len(words), 30_000))
+    return checkpoints.load_captioner(str(folder))
+
+
+def compare(job: Job, files: list[Path], config: BenchConfig, loop: Loop, folder: Path) -> None:
+    """Loop and job in turns."""
+    some = files[: config.loop_images]
+    print(job)
+    tried = try_settings(loop, some)
+    threads, batch_size = max(tried, key=lambda setting: tried[setting].images_per_second)
+
+    def turn() -> Speed:
+        loop.use(threads)
+        speed = loop(some, batch_size)
+        loop.use(1)  # its threads spin for a while, and the job needs the CPUs
+        return speed
+
+    turns = [turn()]
+    runs = []
+    for count in (len(files) // 4, len(files)):
+        runs.append(run(job, files[:count], loop.config, folder))
+        turns.append(turn())
+    speed = max(one.images_per_second for one in turns)
+    cpu_ms = min(one.cpu_ms for one in (*turns, *tried.values()))
+    steady, actors = steady_state(*runs)
+    print(
+        f"  loop {speed:6.2f} images/s in the best of {len(turns)} turns "
+        f"({threads} thread(s), batches of {batch_size}); {cpu_ms:.1f} CPU ms an image at least\n"
+        f"  job  {steady.images_per_second:6.2f} images/s in steady state; "
+        f"{steady.cpu_ms:.1f} CPU ms an image, {actors:.1%} of it in the actors; {load()}\n"
+        f"  ratio {steady.images_per_second / speed:.2f}; of CPU time {cpu_ms / steady.cpu_ms:.2f}",
+        flush=True,
+    )
+
+
+def steady_state(short: Run, long: Run) -> tuple[Speed, float]:
+    """What the images that only the long run had took, and the actors' share of its CPU time."""
+    rows = long.rows - short.rows
+    wall = long.writing_seconds - short.writing_seconds
+    cpu, in_actors = (
+        long.usage.cpu_seconds(kind) - short.usage.cpu_seconds(kind) for kind in ("", "actor")
+    )
+    return Speed(rows / wall, 1e3 * cpu / rows), in_actors / cpu
+
+
+def run(job: Job, files: list[Path], regions: RegionConfig, folder: Path) -> Run:
+    listed = folder / f"{len(files)}.txt"
+    listed.write_text("".join(f"{file}\n" for file in files))
+    flags = ["--images", str(listed), "--regions.detector", "onnx"]
+    flags += ["--regions.weights", regions.weights]
+    if job == "caption_corpus":
+        flags += ["--mrnn", str(folder / "mrnn"), "--captions.beam-size", str(BEAM_SIZE)]
+        flags += ["--captions.max-words", str(WORDS)]
+    return run_job(job, flags, folder / f"{job}-{len(files)}")
+
+
+def main(config: BenchConfig) -> None:
+    data = Path(os.environ.get("VSA_DATA", "."))
+    images = data / "data" / "flickr8k" / "images"
+    weights = data / "weights" / "picodet_s" / "picodet_s_416_coco.onnx"
+    for needed in (images, weights):
+        if not needed.exists():
+            sys.exit(f"{needed} is missing: set VSA_DATA to the folder that holds it")
+    files = sorted(images.glob("*.jpg"))[: config.images]
+    torch.set_num_threads(THREADS)
+    print(machine(), flush=True)
+    regions = RegionConfig(detector="onnx", weights=str(weights))
+    with tempfile.TemporaryDirectory() as folder:
+        for job in config.jobs:
+            loop = Loop(regions, None)
+            if job == "caption_corpus":
+                loop.captioner = make_captioner(Path(folder) / "mrnn", loop.describe.feature_dim)
+            compare(job, files, config, loop, Path(folder))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchConfig, description=__doc__))
