@@ -158,7 +158,7 @@ def _make_tables(config: JobConfig, parts: Parts) -> None:
         regions=config.detecting,
     )
     parts.make("regions", lambda: asdict(detect_regions.main(detect)))
-    search = RegionConfig(**asdict(config.regions) | {"detector": "selective-search"})
+    search = replace(config.regions, detector="selective-search")
     phrases = storage.read_table(config.at("phrases"), schema.PHRASES, split="test")
     boxes, _ = evaluation.region_references(phrases)
     for name, mapper, args in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vsa_ray.alignment import AlignmentConfig, AlignmentModel, image_sentence_scores, ranking_loss
@@ -115,6 +116,27 @@ def test_cosine_vectors_have_length_one() -> None:
     torch.testing.assert_close(lengths[~nothing], torch.ones_like(lengths[~nothing]))
 
 
+def test_sentence_cosine_is_the_cosine_of_an_image_and_the_sum_of_the_words() -> None:
+    config = AlignmentConfig(embed_dim=5, hidden_dim=4, word_dim=3, score="sentence_cosine")
+    scaled, plain = small_model(config), small_model()
+    scaled.load_state_dict(plain.state_dict())
+    features_PF = torch.randn(2, 6)
+    arguments = sentences(LENGTHS)
+    scores_BC = image_sentence_scores(
+        scaled.encode_regions(features_PF),
+        torch.ones(2, dtype=torch.int64),
+        scaled.encode_words(*arguments),
+        arguments[1],
+        score="sentence_cosine",
+    )
+    regions_PD = plain.encode_regions(features_PF)
+    words = plain.encode_words(*arguments).split(arguments[1].tolist())
+    sums_CD = torch.stack([words_TD.sum(0) for words_TD in words])
+    torch.testing.assert_close(
+        scores_BC, F.cosine_similarity(regions_PD[:, None], sums_CD, dim=2), check_dtype=False
+    )
+
+
 def test_dropout_is_before_each_layer_and_only_in_training() -> None:
     model = small_model()
     seen: list[Tensor] = []
@@ -141,7 +163,7 @@ def test_a_new_model_scores_pairs_a_few_margins_apart() -> None:
     assert 0.2 < float((scores_BC - scores_BC.mean(0)).detach().std()) < 5
 
 
-@pytest.mark.parametrize("score", ["sum", "sqrt_length", "cosine"])
+@pytest.mark.parametrize("score", ["sum", "sqrt_length", "cosine", "sentence_cosine"])
 def test_a_few_steps_lower_the_loss(score: str) -> None:
     torch.manual_seed(4)
     config = AlignmentConfig(
@@ -150,7 +172,7 @@ def test_a_few_steps_lower_the_loss(score: str) -> None:
         word_dim=8,
         dropout=0,
         score=score,  # type: ignore[arg-type]
-        loss="softmax" if score == "cosine" else "sum_of_hinges",
+        loss="softmax" if "cosine" in score else "sum_of_hinges",
     )
     model = AlignmentModel(config, feature_dim=12, vocabulary_size=30)
     num_regions_B, lengths_C = torch.randint(1, 6, (8,)), torch.randint(1, 9, (8,))

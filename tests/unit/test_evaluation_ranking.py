@@ -53,13 +53,12 @@ def eq_8(model: AlignmentModel, features_RF: torch.Tensor, ids_T: torch.Tensor) 
     v_RD = model.encode_regions(features_RF)
     s_TD = model.encode_words(ids_T, torch.tensor([len(ids_T)]))
     total = sum(max(float(v_D @ s_D) for v_D in v_RD) for s_D in s_TD)
-    return (
-        total
-        / {"sum": 1, "sqrt_length": len(ids_T) ** 0.5, "cosine": len(ids_T)}[model.config.score]
+    return total / {"sqrt_length": len(ids_T) ** 0.5, "cosine": len(ids_T)}.get(
+        model.config.score, 1
     )
 
 
-@pytest.mark.parametrize("score", ["sum", "sqrt_length", "cosine"])
+@pytest.mark.parametrize("score", ["sum", "sqrt_length", "cosine", "sentence_cosine"])
 @torch.no_grad()
 def test_retrieval_scores_are_eq_8(score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "SENTENCES_AT_ONCE", 2)

@@ -34,7 +34,8 @@ class AlignmentConfig:
     score: Score = "sum"
     """A sentence's score from its words' best products: their "sum" (the paper), that divided by
     the square root of the sentence's length ("sqrt_length"), or the mean over its words where
-    regions and words have length 1 ("cosine")."""
+    regions and words have length 1 ("cosine"). In "sentence_cosine" regions have length 1, and so
+    has the sum of a sentence's words: those that say little may be short."""
 
     loss: Loss = "sum_of_hinges"
     """Over all false pairs of the global batch (the paper), over the hardest one of each image and
@@ -44,7 +45,7 @@ class AlignmentConfig:
     """How much a true pair must beat a false one before a hinge is zero."""
 
     temperature: float = 0.05
-    """What scores are divided by before the softmax; right for "cosine", far too low for "sum"."""
+    """What scores are divided by before the softmax; right for cosines, far too low for "sum"."""
 
     def __post_init__(self) -> None:
         for name in ("embed_dim", "hidden_dim", "word_dim"):

@@ -83,14 +83,30 @@ class AlignmentModel(nn.Module):
         """Eq. 1, linear: features of any float type -> regions_PD."""
         # Converted as a whole first: arithmetic of two types is several times slower on a CPU.
         x_PF = (features_PF.to(self.mean_F.dtype) - self.mean_F).div_(self.scale_F)
-        return self._embed(self.region_layer(self.dropout(x_PF)))
+        regions_PD: Tensor = self.region_layer(self.dropout(x_PF))
+        of_length_1 = self.config.score in ("cosine", "sentence_cosine")
+        return F.normalize(regions_PD, dim=-1) if of_length_1 else regions_PD
 
     def encode_words(self, ids_W: Tensor, lengths_C: Tensor) -> Tensor:
         """Eqs. 2-6: ids of the words of all sentences, end to end, and their counts -> words_WD."""
         x_WI = self.dropout(self.word_vectors(ids_W))
         e_WH = self.input_layer(x_WI).relu()
         h_WH = both_ways(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
-        return self._embed(self.word_layer(self.dropout(h_WH)).relu())
+        words_WD: Tensor = self.word_layer(self.dropout(h_WH)).relu()
+        match self.config.score:
+            case "cosine":
+                return F.normalize(words_WD, dim=-1)
+            case "sentence_cosine":
+                return _with_sums_of_length_1(words_WD, lengths_C)
+        return words_WD
 
-    def _embed(self, x_XD: Tensor) -> Tensor:
-        return F.normalize(x_XD, dim=-1) if self.config.score == "cosine" else x_XD
+
+def _with_sums_of_length_1(words_WD: Tensor, lengths_C: Tensor) -> Tensor:
+    """The words of each sentence in proportion, so that their sum has length 1."""
+    sentence_W = torch.arange(len(lengths_C), device=lengths_C.device)
+    sentence_W = sentence_W.repeat_interleave(lengths_C)
+    sums_CD = words_WD.new_zeros(len(lengths_C), words_WD.shape[1])
+    sums_CD = sums_CD.index_add(0, sentence_W, words_WD)
+    scale_C = 1 / sums_CD.norm(dim=1).clamp(min=1e-6)
+    scaled_WD: Tensor = words_WD * scale_C[sentence_W, None]
+    return scaled_WD

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Score = Literal["sum", "sqrt_length", "cosine"]
+Score = Literal["sum", "sqrt_length", "cosine", "sentence_cosine"]
 
 MAX_REGIONS = 127
 """Regions that an image may have: which of them won is kept as an int8."""
@@ -45,8 +45,8 @@ def image_sentence_scores(
 
     A word takes its product with the region it fits best, the last one of equals. A sentence scores
     the sum over its words (Eq. 8); "sqrt_length" divides that by the square root of their number,
-    "cosine" by their number. Without words it scores 0. Under autocast the products are made in
-    autocast's type and summed in float32.
+    "cosine" by their number; of "sentence_cosine" the model has scaled the words. Without words it
+    scores 0. Under autocast the products are made in autocast's type and summed in float32.
 
     Args:
         regions_PD: the regions of all images, end to end.
@@ -72,7 +72,7 @@ def image_sentence_scores(
     scores_BC: Tensor = _Scores.apply(
         regions_PD.to(dtype), num_regions_B, words_WD.to(dtype), lengths_C
     )
-    if score == "sum":
+    if score in ("sum", "sentence_cosine"):
         return scores_BC
     words_C = lengths_C.clamp(min=1).to(scores_BC.dtype)
     return scores_BC / (words_C.sqrt() if score == "sqrt_length" else words_C)
