@@ -53,7 +53,12 @@ def test_a_recipe_to_its_page(job: reproduce.JobConfig) -> None:
     assert document["captions"]["images"] == 4
     assert list(document["losses"]) == ["sum_of_hinges", "hardest_negative", "softmax"]
     page = (Path(job.results).parent / "README.md").read_text()
-    for row in ("whole image", "β = 0.1 deviations", "beam 7", "region-level model"):
+    for row in (
+        "whole image",
+        "alignment alone, β = 0.1 deviations",
+        "beam 7",
+        "region-level model",
+    ):
         assert f"| scenes: {row} |" in page
     # Started again, it measures nothing again.
     assert reproduce.main(job)["seconds"] == document["seconds"]

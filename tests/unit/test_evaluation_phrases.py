@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from vsa_ray import evaluation, schema
 from vsa_ray.checkpoints import Aligner
+from vsa_ray.evaluation import Hints, LabelWords
 from vsa_ray.snippets import SnippetConfig
 
 LEFT, RIGHT, WHOLE = ([0, 0, 100, 100], [100, 0, 200, 100], [0, 0, 200, 100])
@@ -84,11 +88,16 @@ def test_grounding_without_a_single_known_word(
 
 
 def chosen(
-    aligner: Aligner, regions: pa.Table, phrases: pa.Table, **settings: float
+    aligner: Aligner,
+    regions: pa.Table,
+    phrases: pa.Table,
+    *,
+    beta: float | None = None,
+    **hints: Any,
 ) -> dict[int, int]:
     """The regions of the phrases of "a dog runs a red ball", by their number."""
     scored = evaluation.phrase_scores(aligner, regions, phrases)
-    found = evaluation.choose(scored, **settings)
+    found = evaluation.choose(scored, Hints(**hints), beta=beta)
     return {number: at for (sentence, number), at in found.items() if sentence == "pair.jpg#0"}
 
 
@@ -119,3 +128,24 @@ def test_the_detector_counts_in_grounding_as_in_snippets(
     assert (
         found["iou50"] < evaluation.grounding(aligner, regions, phrases, SnippetConfig())["iou50"]
     )
+
+
+def test_a_large_box_wins(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> None:
+    narrow = [[[0, 0, 100, 50], [0, 0, 10, 50], [50, 0, 100, 50]]] * len(regions)
+    at = regions.schema.names.index("boxes")
+    column = pa.array(narrow, schema.BOXES)
+    good = regions.slice(2, 1).set_column(at, "boxes", column.slice(0, 1))
+    # "a dog", 4 on the left: log 0.1 against log 0.5 of the image.
+    assert chosen(aligner, good, phrases, area_weight=1.0)[0] == 1
+    assert chosen(aligner, good, phrases, area_weight=3.0)[0] == 2
+
+
+def test_a_class_that_speaks_for_the_word_wins(
+    aligner: Aligner, regions: pa.Table, phrases: pa.Table
+) -> None:
+    evidence = np.zeros((6, 3), np.float32)
+    evidence[5, 1] = 1.0  # "runs" beside a ball
+    labels = LabelWords({"dog": 0, "ball": 1}, evidence)
+    assert chosen(aligner, regions, phrases, labels=labels, label_weight=2.0)[3] == 1
+    assert chosen(aligner, regions, phrases, labels=labels, label_weight=4.0)[3] == 2
+    assert chosen(aligner, regions, phrases, labels=labels)[3] == 1

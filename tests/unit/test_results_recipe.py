@@ -16,7 +16,8 @@ from vsa_ray.alignment.config import Loss
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
 from vsa_ray.results import Decoding, Parts, Recipe, assemble, results_page
-from vsa_ray.results.measuring import ALONE, TOGETHER, WITH_DETECTOR, best_on_dev
+from vsa_ray.results.grounding import ALONE, WITH_DETECTOR
+from vsa_ray.results.measuring import TOGETHER, best_on_dev
 from vsa_ray.results.recipe import SEES, models_of, of_seed
 
 ALL_SEEDS = f"{TOGETHER}, of all seeds"
@@ -133,7 +134,7 @@ def test_aligners(recipe: Recipe, parts: Parts) -> None:
     assert rows["selective search: any box (upper bound)"]["iou50"] == 100.0
     independent, *chained = found["chain"][1].values()
     assert independent["iou50"] == 100.0
-    assert len(chained) >= 5
+    assert len(chained) > 10
 
 
 def test_seeds_with_the_models_of_the_headline_alone(recipe: Recipe, parts: Parts) -> None:
@@ -145,7 +146,7 @@ def test_seeds_with_the_models_of_the_headline_alone(recipe: Recipe, parts: Part
 
 @pytest.mark.usefixtures("no_java")
 def test_captioners(recipe: Recipe, parts: Parts) -> None:
-    decoding = Decoding(model="boxes", detector_weight=0.1, beta=0.1, unit=1.0)
+    decoding = Decoding("boxes", 0.1, label_weight=0, area_weight=0, beta=0.1, unit=1.0)
     found = recipe.measure_captioners(parts, decoding)
     first, second = found["captions"]
     assert list(first) == ["beam 7", "beam 1", "nearest neighbour"]

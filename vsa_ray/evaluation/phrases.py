@@ -9,12 +9,14 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vsa_ray import batches, metrics
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
+from vsa_ray.evaluation.labels import LabelWords
 from vsa_ray.metrics.grounding import PhraseKey
 from vsa_ray.snippets import Floats, SnippetConfig, States, trust, viterbi, word_scores
 
@@ -31,14 +33,52 @@ class PhraseScores:
     known_T: list[int]
     """Positions of the words that the model knows."""
 
+    ids_T: npt.NDArray[np.int64]
+    """Those words."""
+
     scores_TR: Floats
     """v_i . s_t"""
 
     confidence_R: Floats
     """Of the detector."""
 
+    labels: list[str]
+    """R classes of the detector."""
+
+    area_R: Floats
+    """Share of the image."""
+
     first: int
     """The region that stands first here: 1, or 0 where nothing was detected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hints:
+    """What the detector knows of a box, and how much each adds to v_i . s_t."""
+
+    detector_weight: float = 0.0
+    """Times the log of its confidence; see SnippetConfig."""
+
+    area_weight: float = 0.0
+    """Times the log of the box's share of the image: people speak of large things."""
+
+    label_weight: float = 0.0
+    """Times what its class says of the word; see labels.py."""
+
+    labels: LabelWords | None = None
+    """Needed where label_weight is not 0."""
+
+    def unary(self, each: PhraseScores) -> Floats:
+        """(T, R)"""
+        unary_TR = each.scores_TR + trust(each.confidence_R, self.detector_weight)
+        unary_TR = unary_TR + trust(each.area_R, self.area_weight)
+        if self.labels is not None and self.label_weight:
+            evidence_TR = self.labels.evidence(each.ids_T, each.labels)
+            unary_TR = unary_TR + np.float32(self.label_weight) * evidence_TR
+        return unary_TR
+
+
+NO_HINTS = Hints()
 
 
 def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> list[PhraseScores]:
@@ -48,42 +88,53 @@ def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> lis
     phrases.
     """
     good = regions.filter(pc.equal(regions["status"], "ok"))
-    features = dict(zip(good["image_id"].to_pylist(), batches.features(good).split(), strict=True))
-    confidence = dict(zip(good["image_id"].to_pylist(), good["scores"].to_pylist(), strict=True))
+    image_ids = good["image_id"].to_pylist()
+    features = dict(zip(image_ids, batches.features(good).split(), strict=True))
+    names = ("boxes", "scores", "labels", "width", "height")
+    known = dict(zip(image_ids, good.select(names).to_pylist(), strict=True))
     scored = []
     for image_id, rows in groupby(phrases.sort_by("image_id").to_pylist(), itemgetter("image_id")):
         if image_id not in features:
             continue
-        sentences = list(rows)
+        sentences, image = list(rows), known[image_id]
         first = 1 if len(features[image_id]) > 1 else 0
-        words = Ragged.of([aligner.vocabulary.encode(row["words"]) for row in sentences])
-        scores = word_scores(aligner.model, features[image_id][first:], words)
+        ids = [aligner.vocabulary.encode(row["words"]) for row in sentences]
+        scores = word_scores(aligner.model, features[image_id][first:], Ragged.of(ids))
         scored += [
             PhraseScores(
                 sentence_id=row["sentence_id"],
                 spans=[(phrase["first"], phrase["stop"]) for phrase in row["phrases"]],
                 known_T=aligner.vocabulary.known(row["words"]),
+                ids_T=ids_T,
                 scores_TR=scores_TR,
-                confidence_R=np.array(confidence[image_id][first:], np.float32),
+                confidence_R=np.array(image["scores"][first:], np.float32),
+                labels=image["labels"][first:],
+                area_R=_areas(image)[first:],
                 first=first,
             )
-            for row, scores_TR in zip(sentences, scores, strict=True)
+            for row, ids_T, scores_TR in zip(sentences, ids, scores, strict=True)
         ]
     return scored
 
 
+def _areas(image: dict[str, Any]) -> Floats:
+    """(R,) share of the image of each region."""
+    boxes_R4 = np.array(image["boxes"], np.float32)
+    area_R: Floats = (boxes_R4[:, 2:] - boxes_R4[:, :2]).prod(axis=1)
+    return area_R / np.float32(image["width"] * image["height"])
+
+
 def choose(
-    scored: Sequence[PhraseScores], *, detector_weight: float = 0.0, beta: float | None = None
+    scored: Sequence[PhraseScores], hints: Hints = NO_HINTS, *, beta: float | None = None
 ) -> dict[PhraseKey, int]:
     """The region of each phrase that has a known word.
 
     Args:
-        detector_weight: see SnippetConfig.
         beta: of the chain MRF over the whole sentence, whose words then decide for their phrase by
             majority; at 0 each word takes its best region. Without a chain (None) a phrase takes
             the region with the best sum over its words.
     """
-    unary = [each.scores_TR + trust(each.confidence_R, detector_weight) for each in scored]
+    unary = [hints.unary(each) for each in scored]
     chains: Sequence[States | None] = [None] * len(unary)
     if beta is not None:
         chains = viterbi(unary, beta)
@@ -104,5 +155,5 @@ def grounding(
 ) -> dict[str, Any]:
     """Each phrase by the sum over its words, beside baselines: `grounding` of metrics.json."""
     scored = phrase_scores(aligner, regions, phrases)
-    chosen = choose(scored, detector_weight=config.detector_weight)
+    chosen = choose(scored, Hints(detector_weight=config.detector_weight))
     return asdict(metrics.score_grounding(phrases, regions, chosen))

@@ -2,7 +2,8 @@
 
     parts.py       what is measured once, and remembered
     recipe.py      the tables and models of one recipe to all that is measured of it
-    measuring.py   models and tables to rows; what is chosen on dev
+    measuring.py   models and tables to rows of retrieval and captions
+    grounding.py   the same of grounding; how phrases find boxes, as chosen on dev
     spread.py      results of several seeds to their mean and deviation
     assembly.py    all rows of a recipe to one file of docs/results
     paper.py       the paper's numbers, as data
@@ -12,7 +13,7 @@ jobs.reproduce writes such a file a recipe, and the page from all that lie side 
 """
 
 from vsa_ray.results.assembly import assemble
-from vsa_ray.results.measuring import Decoding
+from vsa_ray.results.grounding import Decoding
 from vsa_ray.results.page import results_page
 from vsa_ray.results.parts import Parts
 from vsa_ray.results.recipe import Recipe

@@ -1,7 +1,7 @@
 """What the parts of a reproduction measured, to the content of a file of docs/results.
 
 The parts of metrics.json are there as means over the seeds: `retrieval` of the row that was best on
-dev, `grounding` with the detector's confidence, `captions` of the widest beam.
+dev, `grounding` with all that the detector knows, `captions` of the widest beam.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vsa_ray.results.measuring import WITH_DETECTOR
+from vsa_ray.results.grounding import WITH_DETECTOR
 from vsa_ray.results.spread import mean_and_spread
 
 Rows = Mapping[str, Mapping[str, Any]]

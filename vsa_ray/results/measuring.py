@@ -1,7 +1,4 @@
-"""Models and tables to the rows of the tables of docs/results.
-
-Every choice that is left when the models are trained is made here, on dev.
-"""
+"""Models and tables to the rows of the tables of docs/results, but for grounding's."""
 
 from __future__ import annotations
 
@@ -14,22 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vsa_ray import batches, evaluation, metrics, schema
+from vsa_ray import batches, evaluation, schema
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
-from vsa_ray.evaluation.phrases import PhraseScores
-from vsa_ray.snippets import SnippetConfig
 
 Scores = npt.NDArray[np.float32]
 
-BETAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Of the chain, in deviations of v_i . s_t over the dev split: models differ in their scale."""
-
-DETECTOR_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""In the same unit."""
-
-WITH_DETECTOR = "alignment and the detector's confidence"
-ALONE = "alignment alone"
 TOGETHER = "sum of these"
 
 
@@ -87,96 +74,6 @@ def loss_rows(aligners: Mapping[str, Aligner], dev: Split) -> dict[str, dict[str
 def _mean_recall(row: Mapping[str, Any]) -> float:
     parts = (row["image_annotation"], row["image_search"])
     return float(np.mean([part[key] for part in parts for key in ("r1", "r5", "r10")]))
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How phrases find their boxes, as chosen on dev, in units of v_i . s_t."""
-
-    model: str
-    detector_weight: float
-    beta: float
-    unit: float
-    """The deviation of v_i . s_t."""
-
-
-def choose_decoding(aligners: Mapping[str, Aligner], dev: Split) -> Decoding:
-    """The model, the detector's weight and then β with the best accuracy at IoU 0.5."""
-    best, found = -1.0, None
-    for name, aligner in aligners.items():
-        scored = evaluation.phrase_scores(aligner, dev.regions, dev.phrases)
-        unit = _deviation(scored)
-        for weight in DETECTOR_WEIGHTS:
-            accuracy = _iou50(scored, dev, detector_weight=weight * unit)
-            if accuracy > best:
-                best, found = accuracy, (name, scored, weight * unit, unit)
-    assert found is not None, "there is a model"
-    name, scored, weight, unit = found
-    beta = max(BETAS, key=lambda b: _iou50(scored, dev, detector_weight=weight, beta=b * unit))
-    return Decoding(name, weight, beta * unit, unit)
-
-
-def _deviation(scored: Sequence[PhraseScores]) -> float:
-    return float(np.concatenate([each.scores_TR.ravel() for each in scored]).std())
-
-
-def _iou50(scored: Sequence[PhraseScores], split: Split, **settings: float) -> float:
-    chosen = evaluation.choose(scored, **settings)
-    return metrics.score_grounding(split.phrases, split.regions, chosen).iou50
-
-
-def grounding_rows(
-    aligner: Aligner, split: Split, proposals: pa.Table, decoding: Decoding
-) -> dict[str, dict[str, Any]]:
-    """`grounding` of metrics.json, with and without the detector's confidence, and baselines.
-
-    Args:
-        proposals: regions of the same images by selective search, which knows no confidence.
-    """
-
-    def part(regions: pa.Table, weight: float) -> dict[str, Any]:
-        config = SnippetConfig(detector_weight=weight)
-        return evaluation.grounding(aligner, regions, split.phrases, config)
-
-    best = part(split.regions, decoding.detector_weight)
-    searched = part(proposals, 0.0)
-    return {
-        WITH_DETECTOR: best,
-        ALONE: part(split.regions, 0.0),
-        **_baselines(best),
-        "selective search: alignment alone": searched,
-        **{f"selective search: {name}": row for name, row in _baselines(searched).items()},
-    }
-
-
-_BASELINES = {
-    "random box": "random",
-    "whole image": "whole_image",
-    "most confident box": "most_confident",
-    "any box (upper bound)": "upper_bound",
-}
-
-
-def _baselines(part: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What takes no model, as rows of its own."""
-    return {
-        name: {key: part[f"{prefix}_{key}"] for key in ("iou50", "pointing")}
-        for name, prefix in _BASELINES.items()
-    }
-
-
-def chain_rows(aligner: Aligner, split: Split, decoding: Decoding) -> dict[str, dict[str, float]]:
-    """Independent words, and the chain over a range of β."""
-    scored = evaluation.phrase_scores(aligner, split.regions, split.phrases)
-    rows = {}
-    for beta in BETAS:
-        chosen = evaluation.choose(
-            scored, detector_weight=decoding.detector_weight, beta=beta * decoding.unit
-        )
-        found = metrics.score_grounding(split.phrases, split.regions, chosen)
-        name = f"β = {beta:g} deviations" if beta else "independent words (β = 0)"
-        rows[name] = {"iou50": found.iou50, "pointing": found.pointing}
-    return rows
 
 
 def caption_part(

@@ -19,8 +19,10 @@ from vsa_ray.alignment.config import Loss
 from vsa_ray.batches import Seen
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
-from vsa_ray.results import measuring
-from vsa_ray.results.measuring import TOGETHER, Decoding, Split
+from vsa_ray.evaluation import LabelWords, label_words
+from vsa_ray.results import grounding, measuring
+from vsa_ray.results.grounding import Decoding
+from vsa_ray.results.measuring import TOGETHER, Split
 from vsa_ray.results.parts import Parts
 
 SEES: dict[str, Seen] = {"all regions": "all", "boxes": "boxes", "whole image": "whole_image"}
@@ -84,7 +86,7 @@ class Recipe:
     def _choice(self) -> dict[str, str]:
         dev = self._split("dev")
         (rows,) = measuring.retrieval_rows([self._aligners(0, tuple(SEES))], dev)
-        decoding = measuring.choose_decoding(self._aligners(0, GROUNDERS), dev)
+        decoding = self._decode(0, GROUNDERS, dev)
         return {"retrieval": measuring.best_on_dev(rows), "grounding": decoding.model}
 
     def _retrieval(self, choice: dict[str, str]) -> list[dict[str, Any]]:
@@ -103,22 +105,29 @@ class Recipe:
 
     def _decoding(self, choice: dict[str, str]) -> list[dict[str, Any]]:
         dev, names = self._split("dev"), (choice["grounding"],)
-        return [
-            asdict(measuring.choose_decoding(self._aligners(seed, names), dev))
-            for seed in range(self.seeds)
-        ]
+        return [asdict(self._decode(seed, names, dev)) for seed in range(self.seeds)]
+
+    def _decode(self, seed: int, names: Iterable[str], dev: Split) -> Decoding:
+        return grounding.choose_decoding(self._aligners(seed, names), self._labels(), dev)
+
+    def _labels(self) -> LabelWords:
+        vocabulary = self._aligner(0, GROUNDERS[0]).vocabulary
+        sentences = self._table("sentences", schema.SENTENCES, "train")
+        return label_words(self._train("labels", "scores"), sentences, vocabulary)
 
     def _grounding(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
         test, proposals = self._split("test"), self._regions("proposals")
         return [
-            measuring.grounding_rows(self._aligner(seed, own.model), test, proposals, own)
+            grounding.grounding_rows(
+                self._aligner(seed, own.model), test, proposals, self._labels(), own
+            )
             for seed, own in enumerate(chosen)
         ]
 
     def _chain(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
         test = self._split("test")
         return [
-            measuring.chain_rows(self._aligner(seed, own.model), test, own)
+            grounding.chain_rows(self._aligner(seed, own.model), test, self._labels(), own)
             for seed, own in enumerate(chosen)
         ]
 
@@ -131,7 +140,7 @@ class Recipe:
             for beam_size in BEAMS:
                 config = CaptionConfig(beam_size=beam_size, max_words=self.captions.max_words)
                 # One nearest neighbour is enough: it is the same for all.
-                train = self._train() if not rows and not of_beam else iter(())
+                train = self._train("features", "status") if not rows and not of_beam else iter(())
                 of_beam[f"beam {beam_size}"] = measuring.caption_part(
                     captioner, test, sentences, train, config
                 )
@@ -178,7 +187,8 @@ class Recipe:
     def _regions(self, name: str) -> pa.Table:
         return self._table(f"{name}/regions", schema.REGIONS)
 
-    def _train(self) -> Iterator[pa.Table]:
-        regions = storage.join(self.tables, "regions")
-        columns = ["image_id", "features", "status"]
-        return storage.read_blocks(regions, schema.REGIONS, columns=columns, split="train")
+    def _train(self, *columns: str) -> Iterator[pa.Table]:
+        """Regions of the training images, in blocks."""
+        uri = storage.join(self.tables, "regions")
+        names = ["image_id", *columns]
+        return storage.read_blocks(uri, schema.REGIONS, columns=names, split="train")

@@ -1,0 +1,105 @@
+"""What the names of a detector's classes say of words: IBM's Model 1 (Brown et al. 1993).
+
+Every word of a training sentence is taken to translate one class that was detected in its image, or
+nothing. The probabilities of words given a class are found by expectation maximisation, without
+knowing which class a word translates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vsa_ray.vocabulary import Vocabulary
+
+Floats = npt.NDArray[np.float32]
+
+ITERATIONS = 12
+
+NOTHING = 0.5
+"""How present "nothing" is in every image; a class is as present as its surest box is sure."""
+
+LEAST = 1e-5
+"""Added to probabilities, so that their logarithms stay finite."""
+
+MOST_EVIDENCE = 3.0
+"""A single word says no more than this, for or against: rare ones have few examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelWords:
+    """How much more likely a word is beside a class than anywhere."""
+
+    classes: dict[str, int]
+    """Names to columns."""
+
+    evidence_VL: Floats
+    """log p(word | class) / p(word), cut at +-MOST_EVIDENCE; the last column is for no class: 0."""
+
+    def evidence(self, ids_T: npt.NDArray[np.int64], labels: Sequence[str]) -> Floats:
+        """(T, R) of known words and the labels of regions."""
+        columns = [self.classes.get(label, len(self.classes)) for label in labels]
+        return self.evidence_VL[ids_T][:, columns]
+
+
+def label_words(
+    regions: Iterable[pa.Table], sentences: pa.Table, vocabulary: Vocabulary
+) -> LabelWords:
+    """Learn from the train split.
+
+    Args:
+        regions: image_id, labels and scores of schema.REGIONS, in blocks.
+        sentences: of the same images.
+    """
+    present = _present(regions)
+    names = sorted({label for of_image in present.values() for label in of_image})
+    classes = {name: column for column, name in enumerate(names)}
+    presence_BL = np.full((len(present), len(classes) + 1), 0.0)
+    presence_BL[:, -1] = NOTHING
+    for row, of_image in zip(presence_BL, present.values(), strict=True):
+        for label, score in of_image.items():
+            row[classes[label]] = score
+    image_of = {image_id: row for row, image_id in enumerate(present)}
+    columns = sentences["image_id"].to_pylist(), sentences["words"].to_pylist()
+    told = [
+        (image_of[image_id], np.unique(vocabulary.encode(words)))
+        for image_id, words in zip(*columns, strict=True)
+        if image_id in image_of
+    ]
+    words_W = np.concatenate([ids for _, ids in told])
+    images_W = np.repeat([image for image, _ in told], [len(ids) for _, ids in told])
+    likely_VL = _translate(words_W, presence_BL[images_W], len(vocabulary))[:, :-1]
+    overall_V = np.bincount(words_W, minlength=len(vocabulary)) / len(words_W)
+    evidence_VL = np.log((likely_VL + LEAST) / (overall_V[:, None] + LEAST))
+    evidence_VL = np.pad(evidence_VL, ((0, 0), (0, 1))).clip(-MOST_EVIDENCE, MOST_EVIDENCE)
+    return LabelWords(classes, evidence_VL.astype(np.float32))
+
+
+def _present(regions: Iterable[pa.Table]) -> dict[str, dict[str, float]]:
+    """For each image the surest score of each class in it."""
+    present: dict[str, dict[str, float]] = {}
+    for block in regions:
+        for row in block.select(["image_id", "labels", "scores"]).to_pylist():
+            of_image = present.setdefault(row["image_id"], {})
+            for label, score in zip(row["labels"], row["scores"], strict=True):
+                if label:
+                    of_image[label] = max(score, of_image.get(label, 0.0))
+    return present
+
+
+def _translate(
+    words_W: npt.NDArray[np.int64], presence_WL: npt.NDArray[np.float64], vocabulary: int
+) -> npt.NDArray[np.float64]:
+    """p(word | class) -> (V, L); each column sums to 1."""
+    likely_VL = np.full((vocabulary, presence_WL.shape[1]), 1 / vocabulary)
+    for _ in range(ITERATIONS):
+        share_WL = likely_VL[words_W] * presence_WL
+        share_WL /= share_WL.sum(axis=1, keepdims=True)
+        likely_VL = np.zeros_like(likely_VL)
+        np.add.at(likely_VL, words_W, share_WL)
+        likely_VL = (likely_VL + 1e-3) / (likely_VL + 1e-3).sum(axis=0)
+    return likely_VL
