@@ -28,7 +28,7 @@ test: setup ## Run every test that this machine can run, but for those of make c
 unit: setup ## Run the tests that need no Ray: a minute
 	$(RUN) -m pytest -m "not cluster"
 
-chaos: setup ## Run the long tests that kill whatever a job consists of: 10 minutes
+chaos: setup ## Run the long tests that kill whatever a job consists of: a quarter of an hour
 	$(RUN) -m pytest -m chaos -o log_cli=true -o log_cli_level=INFO
 
 check: setup ## Lint, formatting and types

@@ -39,6 +39,9 @@ AWAY_SECONDS = 10.0
 HANGS_SECONDS = 170.0
 """Nothing was killed and nothing was written for so long: the job hangs."""
 
+START_SECONDS = 5.0
+"""A driver writes nothing so soon: what is new are files of the one before, whose workers die."""
+
 GIVING_UP = ("start the same command again", "start again later", "start the job again")
 """Of these a job says one where it ends for no fault of its own, or of its input."""
 
@@ -123,6 +126,7 @@ class Chaos:
 
         self._seen = set[str]()
         self._new = False  # since the driver has started
+        self._started = 0.0  # when the driver was
         self._moved = 0.0  # when something was last killed, started or written
         self._due: float | None = None  # the next kill; None: not before something new is written
         self._away: list[float] = []  # when machines come back
@@ -160,7 +164,8 @@ class Chaos:
 
     def _start(self) -> None:
         self._job.start()
-        self._new, self._moved = False, time.monotonic()
+        self._new = False
+        self._started = self._moved = time.monotonic()
 
     def _look(self) -> None:
         """At what there is now: files, and machines that are due."""
@@ -170,7 +175,8 @@ class Chaos:
         self._away = [at for at in self._away if at > now]
         if new := {*self._files()} - self._seen:
             self._seen |= new
-            self._new, self._moved = True, now
+            self._new = now - self._started > START_SECONDS
+            self._moved = now
             self._due = self._due or now + self._pause()
         assert now - self._moved < HANGS_SECONDS, f"hangs: {self._job.said}"
 
