@@ -26,7 +26,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Workers import torch before they answer, which takes a busy machine more than Ray's minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-    # Ray's head keeps 2 KB of every task for its dashboard, of 100,000 tasks by default.
+    # Ray's head keeps what it knows of a task for its dashboard, of 100,000 tasks by default.
     "RAY_task_events_max_num_task_in_gcs": "5000",
     # Ctrl-C ends a search as it ends any job; Ray's own handler would return half a result.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
