@@ -1,6 +1,6 @@
 """Images a second of the jobs on Ray, and of a bare loop over the same pictures without Ray.
 
-    VSA_DATA=FOLDER python -m bench.caption_corpus                   ten minutes
+    VSA_DATA=FOLDER python -m bench.caption_corpus
 
 Photographs of Flickr8k (FOLDER/data/flickr8k), PicoDet-S's boxes (FOLDER/weights/picodet_s),
 EfficientNet-Lite0's features of up to 20 regions an image, and a sentence for each: hidden width
@@ -10,7 +10,8 @@ suppressed, so that every sentence has 11 words, as those of Flickr8k have on av
 The loop is one process that takes one batch after the other: decode, detect, describe, caption, on
 as many threads as there are CPUs, with the batch size that is best for it, and writes nothing. It
 runs before and after each job, and the better turn counts. The jobs are the commands that a user
-types, with the settings that they come with.
+types, with the settings that they come with, but for one: Ray's workers are not niced (Ray: 15), as
+the loop is not.
 
 Steady state: a job is started on the first quarter of the pictures, and again on all of them; what
 the others took more, from the first file that is written to the last, is what they cost. So what a
@@ -18,8 +19,8 @@ job does once (starting Ray, loading models, listing, checking the table), and w
 it writes its first file, is in both and falls out. The goal is a ratio of 0.9.
 
 CPU time is that of all processes of the job, Ray's too, over that of the loop with the setting that
-takes the least of it (one thread: several wait for each other). On a busy machine this ratio stays
-what it is, and the other does not.
+takes the least of it, which is one thread: several wait for each other. It is the harder one: on
+processes that share caches with others, the same work takes more CPU time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Memory and milliseconds an image of jobs.caption_corpus, on corpora of ten and a hundred times.
 
-    python -m bench.flat_memory                      1,000, 10,000 and 100,000 images: 20 minutes
+    python -m bench.flat_memory                      1,000, 10,000 and 100,000 images
     python -m bench.flat_memory 1000 5000
 
 Drawn pictures of 16 x 16 pixels in tar files of 1,000, the smallest of timm's test networks with

@@ -27,7 +27,7 @@ RAY_ENVIRONMENT = {
     # How long it waits for room before it counts the nodes anew, as often as it takes: it may be
     # waiting for one that has just died.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    # Ray's head keeps 2 KB of every task for its dashboard, of 100,000 tasks by default.
+    # Ray's head keeps what it knows of a task for its dashboard, of 100,000 tasks by default.
     "RAY_task_events_max_num_task_in_gcs": "5000",
     # Ctrl-C ends a search as it ends any job; Ray's own handler would return half a result.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
