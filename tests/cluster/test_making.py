@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +251,12 @@ def test_pictures_that_kill_their_process_become_rows(
     assert {row["image_id"] for row in rows if row["status"] == "crashed"} == {*deaths}
     assert all("Fragile" in row["error"] for row in rows if row["status"] == "crashed")
     deadline = time.monotonic() + 30
-    while list_actors(filters=[("class_name", "=", "Counts"), ("state", "=", "ALIVE")]):
+    alive = partial(
+        list_actors,
+        ray.get_runtime_context().gcs_address,  # there may be other clusters on this machine
+        filters=[("class_name", "=", "Counts"), ("state", "=", "ALIVE")],
+    )
+    while alive():
         assert time.monotonic() < deadline  # it ends with the job, not with the driver
         time.sleep(0.1)
 
