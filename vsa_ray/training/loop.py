@@ -104,7 +104,8 @@ def train(
             "each are needed"
         )
     with _messages() as messages:
-        work = _Work(task, config, run, output.uri, blocks, rows, messages)
+        at = storage.absolute(output.uri)  # workers may stand in another directory
+        work = _Work(task, config, run, at, blocks, rows, messages)
         result = _fit(work, callbacks)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
