@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_alignment_on_two_workers(toy: Path) -> None:
     assert train_alignment.main(job) == metrics  # done is done
     with pytest.raises(OutputError, match=r"another training.epochs: 12 before, 13 now"):
         train_alignment.main(alignment_job(toy, num_workers=2, epochs=13))
+
+
+def test_an_output_is_where_the_user_stands(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers stand in another directory."""
+    monkeypatch.chdir(toy)
+    train_alignment.main(replace(alignment_job(toy, epochs=3), out="here"))
+    assert checkpoints.load_aligner(str(toy / "here")).vocabulary.words
 
 
 @pytest.mark.parametrize("learn_from", ["images", "both", "snippets"])
