@@ -1,15 +1,16 @@
 """Steps a second of two workers of one thread each, against one worker of one thread.
 
-    python -m bench.ddp           some 60 seconds, on a machine with two idle CPUs
+    python -m bench.ddp           two minutes, on a machine with two idle CPUs
 
-One global batch of 100 images in both: the whole step of alignment training (see train_step.py),
-in real processes over gloo. One worker has all images; of two each has half of them, and exchanges
-words, scores of true pairs and gradients. The rounds of both take turns; each round is timed
-between barriers, by the wall clock. What two workers tell one another is also timed bare, with
-nothing else to do. The goal is 1.7.
+The same global batch in both, of 100 images and of 256: the whole step of alignment training (see
+train_step.py), in real processes over gloo. One worker has all images; of two each has half of
+them, and exchanges words, scores of true pairs and gradients. The rounds of both take turns; each
+round is timed between barriers, by the wall clock. What two workers tell one another is also timed
+bare, with nothing else to do. The goal is 1.7.
 
-The limit is two workers who know nothing of one another, each learning from a batch of half the
-size: they share the machine's caches and memory, and repeat the update. It has its turns too.
+The limit is two workers who tell one another nothing: each makes up the words of the other's half.
+They do the same arithmetic, share the machine's caches and memory, and repeat the update. It has
+its turns too.
 
 CPU milliseconds are those of one worker with its communication thread. Their ratio leaves out that
 workers wait for one another, and is what can be had on a machine that is busy with other work.
@@ -29,18 +30,25 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.machine import load, machine
-from bench.train_step import IMAGES, images_of, make_task
-from vsa_ray.alignment import AlignmentConfig
+from bench.train_step import images_of, make_task
+from vsa_ray.alignment import (
+    AlignmentConfig,
+    AlignmentModel,
+    image_sentence_scores,
+    ranking_loss,
+)
 from vsa_ray.batches import Ragged
 from vsa_ray.training import gathering
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.tasks import AlignmentTask, Pair
 from vsa_ray.training.worker import TaskLoss
 
+BATCHES = (100, 256)
 ROUNDS, STEPS = 6, 4
 
 Times = dict[str, list[tuple[float, float]]]
@@ -55,25 +63,52 @@ ROLES = ("alone", "together", "together", "apart", "apart")
 class Meeting:
     """What all processes meet by."""
 
+    images: int
     folder: str
     barrier: Barrier
     times: Queue[Times]
 
 
+class LossApart(nn.Module):
+    """The share of one of two workers, who makes up what the other would have told."""
+
+    def __init__(self, task: AlignmentTask, model: AlignmentModel, others: Pair) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+        self.lengths = others.words.lengths
+        self.others_WD = torch.randn(len(others.words.rows), task.config.embed_dim)
+
+    def forward(self, batch: Pair) -> Tensor:
+        regions_PD = self.model.encode_regions(batch.features.rows)
+        words_WD = self.model.encode_words(batch.words.rows, batch.words.lengths)
+        scores_BC = image_sentence_scores(
+            regions_PD,
+            batch.features.lengths,
+            torch.cat([words_WD, self.others_WD]),
+            torch.cat([batch.words.lengths, self.lengths]),
+            score=self.task.config.score,
+        )
+        return ranking_loss(scores_BC, 0, self.task.config)
+
+
 class Worker:
-    def __init__(self, images: int) -> None:
-        """With its part of a batch of so many."""
+    def __init__(self, role: str, images: int) -> None:
+        """With its part of a global batch of so many."""
         torch.manual_seed(0)
         self.config, self.task = TrainConfig(), make_task(AlignmentConfig())
         self.model = self.task.build().train()
         self.loss_of: nn.Module = TaskLoss(self.task, self.model)
-        workers, rank = gathering.num_workers(), gathering.rank()
-        if workers > 1:
+        all_images: pa.Table = images_of(self.task.vocabulary, images)
+        own = images if role == "alone" else images // 2
+        self.images = all_images.slice(gathering.rank() * own, own)
+        if role == "together":
             self.loss_of = DistributedDataParallel(self.loss_of, gradient_as_bucket_view=True)
+        elif role == "apart":
+            others = self.task.batch(all_images.slice(own), epoch=0, seed=0)
+            self.loss_of = LossApart(self.task, self.model, others)
         self.optimizer = make_optimizer(self.model, self.config)
         self.watch = Watch(self.model, torch.device("cpu"))
-        own = images // workers
-        self.images: pa.Table = images_of(self.task.vocabulary, images).slice(rank * own, own)
+        self.words = len(self.task.batch(self.images, epoch=0, seed=0).words.rows)
 
     def step(self, epoch: int) -> None:
         batch = self.task.batch(self.images, epoch=epoch, seed=0)
@@ -83,14 +118,16 @@ class Worker:
     def messages(self) -> dict[str, Callable[[], object]]:
         """What a step of two workers sends, and the update that both make alike."""
         gradients = torch.zeros(sum(p.numel() for p in self.model.parameters()))
-        words_W = torch.zeros(540, self.task.config.embed_dim, requires_grad=True)
-        lengths_C = torch.full((50,), 540 // 50)
+        words_WD = torch.zeros(self.words, self.task.config.embed_dim, requires_grad=True)
+        lengths_C = torch.ones(self.words, dtype=torch.int64)
         return {
             "all-reduce of gradients": lambda: dist.all_reduce(gradients),
             "gather words, and back": lambda: (
-                gathering.gather_rows(Ragged(words_W, lengths_C))[0].rows.sum().backward()
+                gathering.gather_rows(Ragged(words_WD, lengths_C))[0].rows.sum().backward()
             ),
-            "gather a number a sentence": lambda: gathering.gather(torch.zeros(IMAGES)),
+            "gather a number a sentence": lambda: gathering.gather(
+                torch.zeros(2 * len(self.images))
+            ),
             "update, made by both": self.optimizer.step,
         }
 
@@ -101,7 +138,7 @@ def work(member: int, meeting: Meeting) -> None:
     if role == "together":
         meet = f"file://{meeting.folder}/meet"
         dist.init_process_group("gloo", init_method=meet, rank=member - 1, world_size=2)
-    worker = Worker(IMAGES // 2 if role == "apart" else IMAGES)
+    worker = Worker(role, meeting.images)
     times: Times = {role: []}
     worker.step(0)
     for round_ in range(ROUNDS):
@@ -139,12 +176,11 @@ def best_of(times: list[tuple[float, float]]) -> tuple[float, float]:
     return min(wall for wall, _ in times), min(cpu for _, cpu in times)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    print(machine())
+def compare(images: int) -> None:
+    """One global batch, by one worker and by two."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        meeting = Meeting(folder, context.Barrier(len(ROLES)), context.Queue())
+        meeting = Meeting(images, folder, context.Barrier(len(ROLES)), context.Queue())
         workers = [
             context.Process(target=work, args=(member, meeting), daemon=True)
             for member in range(len(ROLES))
@@ -156,6 +192,7 @@ def main() -> None:
             times |= meeting.times.get()
         for process in workers:
             process.join()
+    print(f"{images} images")
     alone = times.pop("alone")
     report(alone, alone, "one worker")
     report(alone, times.pop("together"), "two workers")
@@ -164,7 +201,14 @@ def main() -> None:
     for name, own in times.items():
         wall, cpu = best_of(own)
         print(f"    {name:28} {1e3 * wall:6.1f} ms; CPU {1e3 * cpu:.1f}")
-    print(f"  {load()} at the end")
+    print(f"  {load()} at the end", flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(machine())
+    for images in BATCHES:
+        compare(images)
 
 
 if __name__ == "__main__":
