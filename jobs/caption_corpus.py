@@ -46,7 +46,7 @@ class JobConfig:
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
-    batch_size: int = 16
+    batch_size: int = 32
     """Images that a model sees at once."""
 
     num_actors: int = 0

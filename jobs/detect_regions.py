@@ -32,7 +32,7 @@ class JobConfig:
 
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
-    batch_size: int = 16
+    batch_size: int = 32
     """Images that a detector sees at once."""
 
     num_actors: int = 0

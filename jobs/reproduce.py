@@ -182,7 +182,7 @@ def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
         output.begin()
         load = Stage(mapper=LoadImages, args=(config.loading,))
         written = datasets.make_table(
-            inputs.of_table(images, schema.IMAGES.names), [load, stage], output, batch_size=16
+            inputs.of_table(images, schema.IMAGES.names), [load, stage], output, batch_size=32
         )
     return asdict(written)
 
