@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobs import (
@@ -33,18 +33,10 @@ from jobs import (
     train_mrnn,
 )
 from jobs.launch import launch
+from jobs.settings import Settings
 from vsa_ray import storage, tracking
-from vsa_ray.alignment import AlignmentConfig
-from vsa_ray.captions import CaptionConfig
 from vsa_ray.config import ConfigError
-from vsa_ray.corpora import ReaderConfig
-from vsa_ray.images import ImageConfig
-from vsa_ray.mrnn import CaptionerConfig
-from vsa_ray.regions import RegionConfig
-from vsa_ray.snippets import SnippetConfig
 from vsa_ray.tracking import Run
-from vsa_ray.training.config import TrainConfig
-from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")
 
@@ -60,45 +52,15 @@ OUTPUTS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobConfig:
+class JobConfig(Settings):
     corpus: str
     """Where the corpus is: a folder, or s3://bucket/prefix."""
 
     out: str
     """Where everything goes: a folder, or s3://bucket/prefix."""
 
-    reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """What is read of the corpus."""
-
-    loading: ImageConfig = field(default_factory=ImageConfig)
-    """How images are fetched."""
-
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    """How boxes are found, and described by a CNN."""
-
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    """Words of both models."""
-
-    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    """Sizes of the alignment model, its score and its loss."""
-
-    alignment_training: TrainConfig = field(default_factory=TrainConfig)
-    """How the alignment model trains."""
-
-    snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How sentences are cut, each piece on its region."""
-
     learn_from: Literal["both", "images", "snippets"] = "both"
     """What the captioner learns from: whole images, boxes with snippets, or both."""
-
-    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
-    """Sizes of the model that writes."""
-
-    captioner_training: TrainConfig = field(default_factory=TrainConfig)
-    """How the model that writes trains."""
-
-    captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """How sentences are written."""
 
     gallery_images: int = 200
     """Test pictures in the gallery; 0 makes none."""

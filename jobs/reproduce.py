@@ -22,29 +22,24 @@ It writes RESULTS, and the page README.md of all results that lie beside it.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 from jobs import detect_regions, extract_snippets, read_corpus, train_alignment, train_mrnn
 from jobs.launch import launch, require_directory
+from jobs.settings import Settings
 from vsa_ray import datasets, evaluation, inputs, machine, results, schema, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.alignment.config import Loss
-from vsa_ray.captions import CaptionConfig
 from vsa_ray.config import ConfigError, to_yaml
-from vsa_ray.corpora import ReaderConfig
 from vsa_ray.datasets import Stage
-from vsa_ray.images import ImageConfig, LoadImages
-from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.images import LoadImages
 from vsa_ray.outputs import Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Decoding, Parts, Recipe
 from vsa_ray.results.recipe import SEES, models_of, of_seed
-from vsa_ray.snippets import SnippetConfig
-from vsa_ray.training.config import TrainConfig
-from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")
 
@@ -55,9 +50,10 @@ DETECTOR = "weights/picodet_s/picodet_s_416_coco.onnx"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobConfig:
+class JobConfig(Settings):
     data: str
-    """The folder that holds data/flickr8k, data/flickr30k_entities and weights/picodet_s."""
+    """The folder that holds data/flickr8k, data/flickr30k_entities and weights/picodet_s. Phrases
+    and the detector are those; snippets.beta and snippets.detector_weight are chosen on dev."""
 
     out: str
     """Where tables and models go: a folder, or s3://bucket/prefix."""
@@ -67,23 +63,6 @@ class JobConfig:
 
     seeds: int = 3
     """Of the models in the headline rows."""
-
-    reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """What is read of the corpus; phrases are those below `data`."""
-
-    loading: ImageConfig = field(default_factory=ImageConfig)
-    regions: RegionConfig = field(default_factory=RegionConfig)
-    """How boxes are found and described; the detector is the one below `data`."""
-
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    alignment_training: TrainConfig = field(default_factory=TrainConfig)
-    snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How sentences are cut; beta and detector_weight are chosen on dev."""
-
-    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
-    captioner_training: TrainConfig = field(default_factory=TrainConfig)
-    captions: CaptionConfig = field(default_factory=CaptionConfig)
 
     def check(self) -> None:
         if self.seeds < 1:

@@ -1,0 +1,48 @@
+"""What all stages are made with: what jobs.pipeline and jobs.reproduce have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.captions import CaptionConfig
+from vsa_ray.corpora import ReaderConfig
+from vsa_ray.images import ImageConfig
+from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.regions import RegionConfig
+from vsa_ray.snippets import SnippetConfig
+from vsa_ray.training.config import TrainConfig
+from vsa_ray.vocabulary import VocabularyConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    """What is read of the corpus."""
+
+    loading: ImageConfig = field(default_factory=ImageConfig)
+    """How images are fetched."""
+
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    """How boxes are found, and described by a CNN."""
+
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    """Words of both models."""
+
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Sizes of the alignment model, its score and its loss."""
+
+    alignment_training: TrainConfig = field(default_factory=TrainConfig)
+    """How the alignment model trains."""
+
+    snippets: SnippetConfig = field(default_factory=SnippetConfig)
+    """How sentences are cut, each piece on its region."""
+
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    """Sizes of the model that writes."""
+
+    captioner_training: TrainConfig = field(default_factory=TrainConfig)
+    """How the model that writes trains."""
+
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """How sentences are written."""
