@@ -22,6 +22,7 @@ from vsa_ray.spans import span_of
 PROJECT = Path(__file__).parents[1]
 SAMPLE_SECONDS = 0.5
 MEMORY_SAMPLES = 5
+ENDED = "ended"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Process = tuple[int, int]
@@ -98,8 +99,9 @@ def watch(job: subprocess.Popen[bytes]) -> Usage:
         found = dict(family(job.pid))
         usage.cpu |= found
         for process in found:
-            driver = process[0] == job.pid
-            usage.kinds[process] = "driver" if driver else kind_of(process[0])
+            kind = "driver" if process[0] == job.pid else kind_of(process[0])
+            if kind != ENDED or process not in usage.kinds:
+                usage.kinds[process] = kind
         if sample % MEMORY_SAMPLES == 0:
             measure(found, usage)
         time.sleep(SAMPLE_SECONDS)
@@ -153,7 +155,7 @@ def kind_of(number: int) -> str:
     try:
         command = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[0].decode()
     except OSError:
-        return "ended"
+        return ENDED
     if command.startswith("ray::"):
         return "actor" if command.startswith("ray::MapWorker") else "worker"
     return Path(command).name
