@@ -23,7 +23,7 @@ READ_CPUS = 0.1
 """Of a task that reads parts. Not IO_CPUS, or Ray would fuse it with the loading of its images:
 one task then loaded a thousand, one after the other."""
 
-AUTOSCALER = {"RAY_DATA_CLUSTER_AUTOSCALER": "V2"}
+AUTOSCALER = "V2"
 """It asks for whole nodes. Ray 2.60's default asks for the tasks and actors that it wants, and of
 the rest a plan gets whole CPUs only: of two, a plan whose actors take 0.9 was left 0.275, for which
 loading starved writing."""
@@ -35,8 +35,7 @@ are left, and must not take all that the tasks need there."""
 
 def configure() -> None:
     """Settings of Ray Data for this driver."""
-    for name, value in AUTOSCALER.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_DATA_CLUSTER_AUTOSCALER", AUTOSCALER)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # `make_table` shows its own
     context.execution_no_progress_timeout_s = STALLED_SECONDS
