@@ -17,8 +17,15 @@ def processor() -> str:
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     name = models[0] if models else platform.processor()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpus = f"{name}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} CPUs"
-    return "; ".join([cpus, *gpus])
+    own = f"{name}, {torch.backends.cpu.get_cpu_capability()}, {cpus()} CPU(s)"
+    return "; ".join([own, *gpus])
+
+
+def cpus() -> int:
+    """Those that this process may run on: a container, or taskset, can allow it a part of all."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def commit() -> str:

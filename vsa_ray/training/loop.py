@@ -9,7 +9,6 @@ nodes die, goes on from the last one. The best epoch's model becomes the output.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import signal
 import threading
@@ -30,7 +29,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from vsa_ray import checkpoints, storage
+from vsa_ray import checkpoints, machine, storage
 from vsa_ray.checkpoints import Progress
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
@@ -210,7 +209,7 @@ def _work(settings: dict[str, Any]) -> str | None:
     place = _RayPlace(work)
     if place.device.type == "cpu":
         sharing = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // sharing))
+        torch.set_num_threads(max(1, machine.cpus() // sharing))
     images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
     try:
         Worker(work.task, work.config, work.run, place, images).train()
