@@ -214,7 +214,8 @@ def test_settings_that_cannot_work_are_refused(field: str, value: object, messag
 def test_autocast_stays_near() -> None:
     """A whole loss in bfloat16, and gradients in the weights' own type."""
     torch.manual_seed(5)
-    config = AlignmentConfig(embed_dim=32, hidden_dim=16, word_dim=8, dropout=0)
+    # Were all hinges active, as at a margin of 1, the gradients of biases would add up to 0.
+    config = AlignmentConfig(embed_dim=32, hidden_dim=16, word_dim=8, dropout=0, margin=0.1)
     model = AlignmentModel(config, feature_dim=12, vocabulary_size=30)
     features_PF, (ids_W, lengths_C) = torch.randn(12, 12), sentences([3, 1, 7, 5])
 

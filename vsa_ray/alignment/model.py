@@ -10,6 +10,9 @@ from vsa_ray.alignment.config import AlignmentConfig
 from vsa_ray.alignment.dropout import Dropout
 from vsa_ray.alignment.recurrence import both_ways
 
+WORDS = 12
+"""Of a sentence, on average."""
+
 
 class AlignmentModel(nn.Module):
     """Places the regions of images and the words of sentences in a common space of D dimensions.
@@ -38,13 +41,15 @@ class AlignmentModel(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start with numbers of about D ** -0.25 in v and s.
+        """Start with numbers of one size in v and s, so that both sides get alike gradients.
 
-        Their products are then about 1, like the margin, and both sides get gradients of one size.
-        Of an orthogonal recurrence's energy the ReLU keeps half: a word knows its neighbours first,
-        and no sentence is too long.
+        Of about D ** -0.25 their products are about 1. Where these are summed as they are, the sum
+        is to be about 1, like the margin: from hinges much larger than it, training leaps to where
+        all scores are equal. Of an orthogonal recurrence's energy the ReLU keeps half: a word knows
+        its neighbours first, and no sentence is too long.
         """
-        scale = self.config.embed_dim**-0.25
+        words = WORDS if self.config.score == "sum" else 1
+        scale = self.config.embed_dim**-0.25 * words**-0.5
         nn.init.normal_(self.region_layer.weight, std=scale * self.region_layer.in_features**-0.5)
         nn.init.kaiming_normal_(self.input_layer.weight, nonlinearity="relu")
         for weight_HH in self.recurrent_2HH:

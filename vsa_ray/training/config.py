@@ -22,10 +22,14 @@ class TrainConfig:
     """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
 
     learning_rate: float = 3e-4
-    """Of the first epoch."""
+    """Of the first epoch, after warmup_steps."""
 
     schedule: Literal["constant", "cosine"] = "cosine"
     """cosine falls from learning_rate to 0 over all epochs."""
+
+    warmup_steps: int = 0
+    """Over so many steps the rate rises to that of its epoch: Adam's first ones, of gradients that
+    it has hardly seen yet, can put a model where it tells nothing apart."""
 
     weight_decay: float = 0.0
     """Share of every weight that is taken off it a step, times the learning rate."""
@@ -61,10 +65,9 @@ class TrainConfig:
         for name in ("learning_rate", "max_gradient", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"TrainConfig.weight_decay must be >= 0, got {self.weight_decay}")
-        if self.seed < 0:
-            raise ValueError(f"TrainConfig.seed must be >= 0, got {self.seed}")
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"TrainConfig.{name} must be >= 0, got {getattr(self, name)}")
         if not 0 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"TrainConfig.min_workers must be between 0 and num_workers ({self.num_workers}), "
@@ -94,8 +97,14 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             )
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Of one epoch, counted from 0."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    return config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+def learning_rate(config: TrainConfig, epoch: int, step: int) -> float:
+    """Of one step.
+
+    Args:
+        epoch: counted from 0.
+        step: of the whole training, counted from 1.
+    """
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    return rate * min(1.0, step / config.warmup_steps) if config.warmup_steps else rate

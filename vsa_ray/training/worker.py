@@ -152,14 +152,15 @@ class Worker:
 
     def _epoch(self, start: Progress) -> Metrics:
         """The steps of an epoch that are not done yet -> their mean loss, and speed."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, start.epoch)
         self.loss_of.train()
         batches = order.global_batches(len(self.images), self.config, start.epoch)
         watch, begun = Watch(self.model, self.place.device), time.monotonic()
         words, images, look = 0, 0, Look()
         for step, batch in enumerate(self._batches(batches, start), start=start.step + 1):
             torch.manual_seed(self._seed(start.epoch, step))
+            rate = learning_rate(self.config, start.epoch, start.epoch * self.steps + step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             on_device = batch.to(self.place.device)
             train_step(self.loss_of, self.optimizer, on_device, self.config, self.workers, watch)
             words += len(batch.words.rows)
