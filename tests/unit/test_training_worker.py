@@ -174,6 +174,16 @@ def test_a_training_that_is_killed_in_any_step_ends_the_same(
         assert place.saved[-1][1][name] == pytest.approx(straight.saved[-1][1][name])
 
 
+def test_dev_is_measured_as_often_as_asked_and_at_the_end(
+    task: Stopping, images: Blocks, tmp_path: Path
+) -> None:
+    expected = train(task, images, Place(tmp_path / "often"))
+    place = Place(tmp_path / "run")
+    assert_equal(train(task, images, place, replace(CONFIG, measure_every=2)), expected)
+    measured = ["dev/mean_recall" in metrics for _, metrics in place.saved]
+    assert measured == ["epoch" in metrics for _, metrics in place.saved] == [False, True, True]
+
+
 def test_a_notice_writes_a_checkpoint_at_once(
     task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:

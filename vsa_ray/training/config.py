@@ -51,6 +51,10 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     """A checkpoint is written so often within an epoch, beside the one at its end."""
 
+    measure_every: int = 1
+    """Epochs from one measurement on dev to the next; the last one is always measured. The model
+    that is kept is the best of those that were."""
+
     seed: int = 0
     """Of the first weights, the order of the images, their sentences, and dropout."""
 
@@ -59,7 +63,7 @@ class TrainConfig:
     no more is shuffled fully, a larger one in parts; see training/order.py."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "num_workers", "shuffle_images"):
+        for name in ("epochs", "num_workers", "shuffle_images", "measure_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainConfig.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("learning_rate", "max_gradient", "checkpoint_minutes"):

@@ -171,7 +171,7 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
 
 
 class _Epochs(UserCallback):
-    """Lets another callback hear of whole epochs, and not of checkpoints within them."""
+    """Lets another callback hear of epochs that were measured, and not of other checkpoints."""
 
     def __init__(self, callback: UserCallback) -> None:
         self.callback = callback

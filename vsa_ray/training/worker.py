@@ -251,11 +251,13 @@ class Worker:
         self.place.show(f"{where}  {_text(numbers)}  ({left:.0f} s left)")
 
     def _measure(self, metrics: Metrics, epoch: int, begun: float) -> None:
-        """Add the dev metrics to those of an epoch, and tell of all of them."""
-        self.model.eval()
-        metrics |= self.task.evaluate(self.model)
+        """Add the dev metrics to those of an epoch, if it is time, and tell of all of them."""
+        done = epoch + 1
+        if done % self.config.measure_every == 0 or done == self.config.epochs:
+            self.model.eval()
+            metrics |= self.task.evaluate(self.model) | {"epoch": float(done)}
         seconds = time.monotonic() - begun
-        metrics |= {"train/seconds": seconds, "epoch": float(epoch + 1)}
+        metrics["train/seconds"] = seconds
         alarm = alarms.collapse(
             self.task, metrics, epoch=epoch + 1, images=len(self.images) / self.steps
         )
