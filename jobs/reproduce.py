@@ -110,7 +110,7 @@ def main(config: JobConfig) -> dict[str, Any]:
         "seeds": list(range(config.seeds)),
         "command": (
             f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
-            f"--out OUT --results {config.recipe}.json"
+            f"--out OUT --results {config.recipe}.json --seeds {config.seeds}"
         ),
         "config": to_yaml(settings),
         "commit": ", ".join(parts.stamps),
