@@ -64,6 +64,9 @@ class JobConfig(Settings):
     seeds: int = 3
     """Of the models in the headline rows."""
 
+    other_losses: bool = True
+    """Whether models that learn by the other losses are trained too, to compare them on dev."""
+
     def check(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"--seeds must be >= 1, got {self.seeds}")
@@ -94,7 +97,7 @@ def main(config: JobConfig) -> dict[str, Any]:
         tables=config.out,
         models=config.at(config.recipe),
         seeds=config.seeds,
-        loss=config.alignment.loss,
+        losses=(config.alignment.loss, *_other_losses(config)),
         captions=config.captions,
     )
     _train_aligners(config, parts, [(0, name) for name in (*SEES, *_other_losses(config))])
@@ -105,12 +108,13 @@ def main(config: JobConfig) -> dict[str, Any]:
     decoding = Decoding(**found["decoding"][0])
     _train_captioners(config, parts, decoding)
     found |= recipe.measure_captioners(parts, decoding)
+    flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
     document = {
         **results.assemble(found),
         "seeds": list(range(config.seeds)),
         "command": (
             f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
-            f"--out OUT --results {config.recipe}.json --seeds {config.seeds}"
+            f"--out OUT --results {config.recipe}.json {flags}"
         ),
         "config": to_yaml(settings),
         "commit": ", ".join(parts.stamps),
@@ -167,7 +171,8 @@ def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
 
 
 def _other_losses(config: JobConfig) -> list[Loss]:
-    return [loss for loss in get_args(Loss) if loss != config.alignment.loss]
+    others = [loss for loss in get_args(Loss) if loss != config.alignment.loss]
+    return others if config.other_losses else []
 
 
 def _train_aligners(config: JobConfig, parts: Parts, wanted: list[tuple[int, str]]) -> None:

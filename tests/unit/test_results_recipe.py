@@ -93,7 +93,7 @@ def recipe(
         tables=str(tmp_path),
         models=str(models),
         seeds=2,
-        loss="softmax",
+        losses=("softmax", "sum_of_hinges", "hardest_negative"),
         captions=CaptionConfig(beam_size=2, max_words=3),
     )
 

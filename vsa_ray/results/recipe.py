@@ -54,7 +54,9 @@ class Recipe:
     tables: str
     models: str
     seeds: int
-    loss: Loss
+    losses: tuple[Loss, ...]
+    """The recipe's own, and others that models were trained by."""
+
     captions: CaptionConfig
 
     def choose(self, parts: Parts) -> dict[str, str]:
@@ -97,10 +99,9 @@ class Recipe:
         return measuring.retrieval_rows(seeds, self._split("test"), choice["retrieval"])
 
     def _losses(self) -> dict[str, Any]:
-        own = "all regions"
-        trained: dict[str, Aligner] = {
-            loss: self._aligner(0, own if loss == self.loss else loss) for loss in get_args(Loss)
-        }
+        own, *others = self.losses
+        names = {own: "all regions", **{loss: loss for loss in others}}
+        trained = {loss: self._aligner(0, names[loss]) for loss in get_args(Loss) if loss in names}
         return measuring.loss_rows(trained, self._split("dev"))
 
     def _decoding(self, choice: dict[str, str]) -> list[dict[str, Any]]:
