@@ -88,7 +88,8 @@ class JobConfig(Settings):
 
 
 def main(config: JobConfig) -> dict[str, Any]:
-    settings = replace(config, data="", out="", results="")
+    reader = replace(config.reader, phrases="")  # they are below data
+    settings = replace(config, data="", out="", results="", reader=reader)
     made_from = origin("reproduce", {}, recipe=settings)
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
     parts = Parts(config.at(config.recipe, "parts"), machine.commit())
