@@ -118,6 +118,11 @@ def test_headlines_need_models_of_every_seed() -> None:
     assert models_of(alone) == ("boxes", "whole image")
 
 
+def test_a_recipe_without_other_losses_has_its_own(recipe: Recipe, parts: Parts) -> None:
+    found = dataclasses.replace(recipe, losses=("softmax",)).measure_aligners(parts, CHOICE)
+    assert list(found["losses"]) == ["softmax"]
+
+
 def test_aligners(recipe: Recipe, parts: Parts) -> None:
     found = recipe.measure_aligners(parts, CHOICE)
     first, second = found["retrieval"]
