@@ -137,6 +137,22 @@ def test_sentence_cosine_is_the_cosine_of_an_image_and_the_sum_of_the_words() ->
     )
 
 
+def test_words_alone_are_vectors_of_their_own_wherever_they_stand() -> None:
+    config = AlignmentConfig(text="words", embed_dim=5, score="sentence_cosine")
+    model = AlignmentModel(config, feature_dim=6, vocabulary_size=11).eval()
+    assert {name for name, _ in model.named_parameters()} == {
+        "region_layer.weight",
+        "region_layer.bias",
+        "word_vectors.weight",
+    }
+    ids_W, lengths_C = sentences(LENGTHS)
+    words_WD = model.encode_words(ids_W, lengths_C)
+    for ids, words_TD in zip(ids_W.split(LENGTHS), words_WD.split(LENGTHS), strict=True):
+        if len(ids):
+            own = torch.stack([model.word_vectors.weight[i] for i in ids])
+            torch.testing.assert_close(words_TD, own / own.sum(0).norm())
+
+
 def test_dropout_is_before_each_layer_and_only_in_training() -> None:
     model = small_model()
     seen: list[Tensor] = []
@@ -163,10 +179,12 @@ def test_a_new_model_scores_pairs_a_few_margins_apart() -> None:
     assert 0.2 < float((scores_BC - scores_BC.mean(0)).detach().std()) < 5
 
 
+@pytest.mark.parametrize("text", ["brnn", "words"])
 @pytest.mark.parametrize("score", ["sum", "sqrt_length", "cosine", "sentence_cosine"])
-def test_a_few_steps_lower_the_loss(score: str) -> None:
+def test_a_few_steps_lower_the_loss(score: str, text: str) -> None:
     torch.manual_seed(4)
     config = AlignmentConfig(
+        text=text,  # type: ignore[arg-type]
         embed_dim=32,
         hidden_dim=16,
         word_dim=8,

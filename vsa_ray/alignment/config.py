@@ -9,6 +9,7 @@ from vsa_ray.alignment.scores import Score
 from vsa_ray.batches import Seen
 
 Loss = Literal["sum_of_hinges", "hardest_negative", "softmax"]
+Text = Literal["brnn", "words"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +19,10 @@ class AlignmentConfig:
     regions: Seen = "all"
     """What the model sees of an image: "all" its regions (the paper), its "boxes" alone, or the
     "whole_image" alone. Of an image without a box it always sees the whole."""
+
+    text: Text = "brnn"
+    """What a word's vector knows: the sentence around it ("brnn", the paper), or its word alone
+    ("words": one vector of `embed_dim` for each, `hidden_dim` and `word_dim` are not used)."""
 
     embed_dim: int = 1000
     """Size of the space that regions and words share."""
@@ -53,7 +58,8 @@ class AlignmentConfig:
                 raise ValueError(f"AlignmentConfig.{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"AlignmentConfig.dropout must be in [0, 1), got {self.dropout}")
-        for name, kind in (("regions", Seen), ("score", Score), ("loss", Loss)):
+        kinds = {"regions": Seen, "text": Text, "score": Score, "loss": Loss}
+        for name, kind in kinds.items():
             choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ValueError(

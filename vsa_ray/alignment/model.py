@@ -1,4 +1,7 @@
-"""Regions and words into one space: Eq. 1, and the bidirectional network of Eqs. 2-6."""
+"""Regions and words into one space: Eq. 1, and the bidirectional network of Eqs. 2-6.
+
+Or, instead of the network, a vector for each word of the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,15 @@ class AlignmentModel(nn.Module):
         self.register_buffer("scale_F", torch.ones(feature_dim))
         self.dropout = Dropout(config.dropout)
         self.region_layer = nn.Linear(feature_dim, config.embed_dim)
-        self.word_vectors = nn.Embedding(vocabulary_size, config.word_dim)
-        self.input_layer = nn.Linear(config.word_dim, config.hidden_dim)
-        self.recurrent_2HH = nn.Parameter(torch.empty(2, config.hidden_dim, config.hidden_dim))
-        self.recurrent_bias_2H = nn.Parameter(torch.zeros(2, config.hidden_dim))
-        self.word_layer = nn.Linear(config.hidden_dim, config.embed_dim)
+        alone = config.text == "words"
+        self.word_vectors = nn.Embedding(
+            vocabulary_size, config.embed_dim if alone else config.word_dim
+        )
+        if not alone:
+            self.input_layer = nn.Linear(config.word_dim, config.hidden_dim)
+            self.recurrent_2HH = nn.Parameter(torch.empty(2, config.hidden_dim, config.hidden_dim))
+            self.recurrent_bias_2H = nn.Parameter(torch.zeros(2, config.hidden_dim))
+            self.word_layer = nn.Linear(config.hidden_dim, config.embed_dim)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -45,20 +52,29 @@ class AlignmentModel(nn.Module):
 
         Of about D ** -0.25 their products are about 1. Where these are summed as they are, the sum
         is to be about 1, like the margin: from hinges much larger than it, training leaps to where
-        all scores are equal. Of an orthogonal recurrence's energy the ReLU keeps half: a word knows
-        its neighbours first, and no sentence is too long.
+        all scores are equal.
         """
         words = WORDS if self.config.score == "sum" else 1
         scale = self.config.embed_dim**-0.25 * words**-0.5
         nn.init.normal_(self.region_layer.weight, std=scale * self.region_layer.in_features**-0.5)
+        nn.init.zeros_(self.region_layer.bias)
+        if self.config.text == "words":
+            # Shorter: Adam's steps are of one size, and a long vector would hardly turn.
+            nn.init.normal_(self.word_vectors.weight, std=self.config.embed_dim**-0.5)
+        else:
+            self._initialise_network(scale)
+
+    def _initialise_network(self, scale: float) -> None:
+        """Of an orthogonal recurrence's energy the ReLU keeps half: a word knows its neighbours
+        first, and no sentence is too long."""
         nn.init.kaiming_normal_(self.input_layer.weight, nonlinearity="relu")
         for weight_HH in self.recurrent_2HH:
             nn.init.orthogonal_(weight_HH)
         nn.init.kaiming_normal_(self.word_layer.weight, nonlinearity="relu")
         with torch.no_grad():
             self.word_layer.weight *= scale / 3  # the two directions add up to 3 times one word
-        for layer in (self.region_layer, self.input_layer, self.word_layer):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.input_layer.bias)
+        nn.init.zeros_(self.word_layer.bias)
 
     def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
         """From now on see features as `(features - mean_F) / scale_F`; saved with the weights.
@@ -93,11 +109,15 @@ class AlignmentModel(nn.Module):
         return F.normalize(regions_PD, dim=-1) if of_length_1 else regions_PD
 
     def encode_words(self, ids_W: Tensor, lengths_C: Tensor) -> Tensor:
-        """Eqs. 2-6: ids of the words of all sentences, end to end, and their counts -> words_WD."""
-        x_WI = self.dropout(self.word_vectors(ids_W))
-        e_WH = self.input_layer(x_WI).relu()
-        h_WH = both_ways(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
-        words_WD: Tensor = self.word_layer(self.dropout(h_WH)).relu()
+        """Ids of the words of all sentences, end to end, and their counts -> words_WD.
+
+        Eqs. 2-6, or each word's own vector.
+        """
+        words_WD: Tensor = self.dropout(self.word_vectors(ids_W))
+        if self.config.text == "brnn":
+            e_WH = self.input_layer(words_WD).relu()
+            h_WH = both_ways(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
+            words_WD = self.word_layer(self.dropout(h_WH)).relu()
         match self.config.score:
             case "cosine":
                 return F.normalize(words_WD, dim=-1)
