@@ -13,6 +13,7 @@ share OUT:
     images/ sentences/ phrases/ regions/    as jobs.pipeline makes them
     proposals/ people/                      of the test images: the boxes of selective search, and
                                             those that people drew
+    parts/                                  how long each of these took
     RECIPE/seed0/ RECIPE/seed1/ ...         models and snippets
     RECIPE/parts/                           what was measured, and how long each part took
 
@@ -92,8 +93,9 @@ def main(config: JobConfig) -> dict[str, Any]:
     settings = replace(config, data="", out="", results="", reader=reader)
     made_from = origin("reproduce", {}, recipe=settings)
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
+    tables = Parts(config.at("parts"), machine.commit())
+    _make_tables(config, tables)
     parts = Parts(config.at(config.recipe, "parts"), machine.commit())
-    _make_tables(config, parts)
     recipe = Recipe(
         tables=config.out,
         models=config.at(config.recipe),
@@ -118,9 +120,9 @@ def main(config: JobConfig) -> dict[str, Any]:
             f"--out OUT --results {config.recipe}.json {flags}"
         ),
         "config": to_yaml(settings),
-        "commit": ", ".join(parts.stamps),
+        "commit": ", ".join(dict.fromkeys(tables.stamps + parts.stamps)),
         "machine": machine.processor(),
-        "seconds": parts.seconds,
+        "seconds": tables.seconds | parts.seconds,
     }
     storage.write_json(config.results, document)
     page = write_page(config.results)

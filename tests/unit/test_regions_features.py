@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.ops import roi_align
 
 from vsa_ray.images import Pixels
 from vsa_ray.regions import RegionConfig
@@ -81,7 +83,7 @@ def test_features_are_those_of_the_network_as_it_was_trained(describe: RegionFea
     )
     with torch.inference_mode():
         expected = model(pixels)
-    maps = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+    (maps,) = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -107,7 +109,8 @@ def test_a_feature_is_the_mean_of_points_of_its_region(describe: RegionFeatures)
     image = noise(96, 128)
     box = [20.0, 10.0, 100.0, 90.0]
     (feature_RF,) = describe([image], [np.array([box], np.float32)])
-    map_Fhw = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0].numpy()
+    (maps,) = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+    map_Fhw = maps[0].numpy()
     h, w = map_Fhw.shape[1:]
     expected_F = np.zeros(len(map_Fhw))
     for row in range(SAMPLES):
@@ -160,3 +163,39 @@ def test_folding_leaves_a_network_whose_norms_come_in_another_order() -> None:
 
     model = NormFirst().eval()
     assert with_folded_norms(model) is model
+
+
+@pytest.mark.parametrize(
+    ("backbone", "widths"),
+    [("tf_efficientnet_lite0", (1280, 320, 112)), ("resnet18", (512, 256, 128))],
+)
+def test_features_of_several_maps_stand_side_by_side(
+    backbone: str, widths: tuple[int, ...]
+) -> None:
+    """A resnet ends with its last stage, which then counts once."""
+    config = RegionConfig(
+        backbone=backbone, backbone_weights="random", image_side=128, precision="float32", maps=3
+    )
+    torch.manual_seed(0)
+    describe = RegionFeatures(config, CPU)
+    assert describe.feature_dim == sum(widths)
+    image = noise(96, 128)
+    maps = describe._maps(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+    assert tuple(one.shape[1] for one in maps) == widths
+    torch.manual_seed(0)
+    alone = RegionFeatures(replace(config, maps=1), CPU)
+    boxes = np.array([[0, 0, 128, 96], [20, 10, 90, 70]], np.float32)
+    (features,), (last,) = describe([image], [boxes]), alone([image], [boxes])
+    np.testing.assert_array_equal(features[:, : widths[0]], last)
+    # Each map's mean over points of the region, wherever it stands.
+    for one, start in zip(maps, np.cumsum([0, *widths]), strict=False):
+        box = torch.from_numpy(boxes[1:] * one.shape[3] / 128)
+        pooled = roi_align(one, [box], 1, sampling_ratio=SAMPLES, aligned=True).flatten()
+        own = features[1, start : start + one.shape[1]]
+        np.testing.assert_allclose(own, pooled.numpy(), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("maps", [0, 5])
+def test_maps_that_no_network_has(maps: int) -> None:
+    with pytest.raises(ValueError, match=r"RegionConfig.maps must be in \[1, 4\], got"):
+        RegionConfig(maps=maps)

@@ -1,10 +1,14 @@
-"""CNN features of regions: one pass over the image, then RoIAlign, one mean vector a region."""
+"""CNN features of regions: one pass over the image, then RoIAlign, one mean vector a region.
+
+With RegionConfig.maps > 1 the means over several of the network's maps stand side by side.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +37,7 @@ SAMPLES = 7
 
 
 class RegionFeatures:
-    """A timm CNN, its last map pooled over each region."""
+    """A timm CNN, its last maps pooled over each region."""
 
     def __init__(self, config: RegionConfig, device: torch.device) -> None:
         """Raises ValueError where the weights do not fit, or the network has no map."""
@@ -51,13 +55,14 @@ class RegionFeatures:
             255 * torch.tensor(values, device=device).view(3, 1, 1)
             for values in (trained.mean, trained.std)
         )
-        probe = self._maps(torch.zeros((1, 3, 2 * STRIDE, 4 * STRIDE), dtype=torch.uint8))
-        if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
-            raise UserError(
-                f"RegionConfig.backbone: {config.backbone} makes {tuple(probe.shape)} of an image, "
-                "not a map of (1, F, h, w); choose a convolutional network"
-            )
-        self.feature_dim: int = probe.shape[1]
+        probes = self._maps(torch.zeros((1, 3, 2 * STRIDE, 4 * STRIDE), dtype=torch.uint8))
+        for probe in probes:
+            if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
+                raise UserError(
+                    f"RegionConfig.backbone: {config.backbone} makes {tuple(probe.shape)} of an "
+                    "image, not a map of (1, F, h, w); choose a convolutional network"
+                )
+        self.feature_dim: int = sum(probe.shape[1] for probe in probes)
 
     def __call__(
         self, images: Sequence[Pixels], boxes: Sequence[Floats]
@@ -67,28 +72,44 @@ class RegionFeatures:
         sizes = [input_size(image, self.config.image_side) for image in images]
         for group in alike(sizes, BATCH[self.device.type]):
             maps = self._maps(torch.stack([resize(images[i], *sizes[i]) for i in group]))
-            scaled = [self._on_map(boxes[i], images[i], maps) for i in group]
-            pooled_RF = roi_align(maps, scaled, 1, sampling_ratio=SAMPLES, aligned=True).flatten(1)
+            pooled_RF = torch.cat(
+                [
+                    roi_align(
+                        one,
+                        [self._on_map(boxes[i], images[i], one) for i in group],
+                        output_size=1,
+                        sampling_ratio=SAMPLES,
+                        aligned=True,
+                    ).flatten(1)
+                    for one in maps
+                ],
+                dim=1,
+            )
             each = pooled_RF.half().cpu().split([len(boxes[i]) for i in group])
             features |= {i: rows.numpy() for i, rows in zip(group, each, strict=True)}
         return [features[i] for i in range(len(images))]
 
     @torch.inference_mode()
-    def _maps(self, images: Tensor) -> Tensor:
-        """(B, F, h, w) float32 from (B, 3, H, W) uint8."""
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """(B, F, h, w) float32 from (B, 3, H, W) uint8, the last map first; F, h and w differ."""
         batch = (images.to(self.device) - self._mean) / self._std
         batch = batch.contiguous(memory_format=torch.channels_last)
         if self.device.type == "cpu":
             batch = batch.to(self._dtype)
         half = self.device.type == "cuda" and self._dtype == torch.float16
         with torch.autocast(self.device.type, enabled=half):
-            maps: Tensor = self._model(batch)
-        return maps.float()
+            if self.config.maps == 1:
+                return [self._model(batch).float()]
+            network: Any = self._model
+            last, earlier = network.forward_intermediates(batch, indices=self.config.maps)
+        # Where nothing follows its last stage, a network's last map is that stage's.
+        maps = [last, *(one for one in reversed(earlier) if one is not last)]
+        return [one.float() for one in maps[: self.config.maps]]
 
-    def _on_map(self, boxes: Floats, image: Pixels, maps: Tensor) -> Tensor:
+    def _on_map(self, boxes: Floats, image: Pixels, one: Tensor) -> Tensor:
         """Pixels of the image to cells of its map; the two axes were scaled apart, a little."""
         height, width = image.shape[:2]
-        scale = [maps.shape[3] / width, maps.shape[2] / height] * 2
+        scale = [one.shape[3] / width, one.shape[2] / height] * 2
         return torch.from_numpy(boxes * np.array(scale, np.float32)).to(self.device)
 
 
