@@ -1,7 +1,7 @@
 """Alignment: regions and words in one space, the score of an image and a sentence, its training.
 
     model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
-                (recurrence.py: both directions of the network; dropout.py: masks)
+                (recurrence.py: both directions of the network)
     scores.py   Eq. 8: regions, words -> scores_BC
     losses.py   Eq. 9, and two other ranking losses, over any number of workers
     config.py   all options

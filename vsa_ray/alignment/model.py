@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsa_ray.alignment.config import AlignmentConfig
-from vsa_ray.alignment.dropout import Dropout
 from vsa_ray.alignment.recurrence import both_ways
+from vsa_ray.dropout import Dropout
 
 WORDS = 12
 """Of a sentence, on average."""

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsa_ray.dropout import Dropout
 from vsa_ray.vocabulary import END
 
 Cell = Literal["rnn", "lstm"]
@@ -92,7 +93,7 @@ class MultimodalRNN(nn.Module):
         self.word_input = nn.Linear(config.word_dim, inputs_dim)  # W_hx, b_h
         self.recurrence = nn.Linear(state_dim, inputs_dim, bias=False)  # W_hh
         self.output = nn.Linear(state_dim, vocabulary_size)  # W_oh, b_o
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.register_buffer("mean_F", torch.zeros(feature_dim))
         self.register_buffer("scale_F", torch.ones(feature_dim))
         self._initialise(log_frequencies_V)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vsa_ray.alignment.dropout import Dropout
+from vsa_ray.dropout import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
