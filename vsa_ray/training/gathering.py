@@ -15,13 +15,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from vsa_ray.batches import Ragged
 
-AVERAGING: dict[str, Any] = {
-    "gradient_as_bucket_view": True,
-    "broadcast_buffers": False,
-    "bucket_cap_mb": 4,
-}
-"""How DDP averages gradients. Buffers never change, so each step need not tell them; and with small
-buckets most gradients have arrived when the last one is known."""
+AVERAGING: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+"""How DDP averages gradients. Buffers never change, so no step needs to tell them."""
 
 
 def num_workers() -> int:
