@@ -181,7 +181,8 @@ def _best_regions(
     """Each word's product with the best region of each image, and if wanted which that is."""
     images, num_regions, _ = regions_bRD.shape
     sims_bRw = (regions_bRD.flatten(0, 1) @ words_wD.T).view(images, num_regions, len(words_wD))
-    # Numbers are compared as the integers of the same bits, which is up to four times faster.
+    # Numbers are compared as the integers of the same bits, which is up to four times faster; of
+    # 0 and -0 only that which amax gives can win.
     integer = _INTEGERS[sims_bRw.element_size()]
     region_R1 = torch.arange(num_regions, device=words_wD.device, dtype=integer)[:, None]
     reduced = _REDUCED[words_wD.device.type] // (num_regions * len(words_wD))
