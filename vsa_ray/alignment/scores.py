@@ -189,7 +189,7 @@ def _best_regions(
     for some in _slices(images, max(1, reduced)):
         best_bw[some] = best = sims_bRw[some].amax(1)
         if winner_bw.numel():
-            # max(1) gives the index too, but is several times slower. On NaN region 0 wins.
+            # max(1) gives the index too, but is several times slower. On NaN any may win.
             equal = sims_bRw[some].view(integer).eq_(best.view(integer)[:, None])
             winner_bw[some] = equal.mul_(region_R1).amax(1)
 
