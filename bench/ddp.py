@@ -102,7 +102,7 @@ class Worker:
         own = images if role == "alone" else images // 2
         self.images = all_images.slice(gathering.rank() * own, own)
         if role == "together":
-            self.loss_of = DistributedDataParallel(self.loss_of, gradient_as_bucket_view=True)
+            self.loss_of = DistributedDataParallel(self.loss_of, **gathering.AVERAGING)
         elif role == "apart":
             others = self.task.batch(all_images.slice(own), epoch=0, seed=0)
             self.loss_of = LossApart(self.task, self.model, others)

@@ -55,7 +55,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tiles, blocks and stripes, none of which fits evenly."""
     monkeypatch.setattr(scores, "_TILE_ROWS", {"cpu": 17})
     monkeypatch.setattr(scores, "_TILE_WORDS", 11)
-    monkeypatch.setattr(scores, "_STRIPE", 4)
+    monkeypatch.setattr(scores, "_REDUCED", {"cpu": 100})
+    monkeypatch.setattr(scores, "_STRIPE_COLUMNS", (4, 4))
     monkeypatch.setattr(scores, "_BLOCK_IMAGES", 2)
     monkeypatch.setattr(scores, "_BLOCK_WORDS", 7)
 
@@ -165,6 +166,25 @@ def test_lower_precision_stays_near(dtype: torch.dtype) -> None:
         # A close second may win in low precision, so compare as a whole and not by element.
         cosine = torch.cosine_similarity(got.double().flatten(), expected.flatten(), dim=0)
         assert cosine > 1 - 0.02 * (dtype != torch.float32) - 1e-6
+
+
+@pytest.mark.parametrize("steps", ["one step", "small_steps"])
+def test_bfloat16_gradients_are_sums_in_float32(steps: str, request: pytest.FixtureRequest) -> None:
+    """With one region an image there is no choice that rounding could change."""
+    if steps == "small_steps":
+        request.getfixturevalue(steps)
+    regions, num_regions, words, lengths = vectors([1] * 40, LENGTHS, dtype=torch.bfloat16)
+    scores_BC = image_sentence_scores(regions, num_regions, words, lengths)
+    upstream_BC = torch.randn_like(scores_BC)
+    got = gradients(scores_BC, upstream_BC, regions, words)
+
+    weights_BW = upstream_BC.double().repeat_interleave(lengths, 1)
+    tables = regions.detach().double(), words.detach().double()
+    expected = (weights_BW @ tables[1], weights_BW.T @ tables[0])
+    sizes = (weights_BW.abs() @ tables[1].abs(), weights_BW.T.abs() @ tables[0].abs())
+    for gradient, exact, size in zip(got, expected, sizes, strict=True):
+        # Rounded three times: each weight, the sum of each block, the sum of blocks.
+        assert ((gradient.double() - exact).abs() <= 3 * 2**-9 * size).all()
 
 
 def test_autocast_makes_the_products_in_its_own_type() -> None:

@@ -67,6 +67,7 @@ def _work(rank: int, num_workers: int, folder: Path) -> None:
         "who": (gathering.rank(), gathering.num_workers()),
         "gather": _gather(rank, num_workers),
         "gather_rows": _gather_rows(rank, num_workers),
+        "on the way": _on_the_way(rank),
     }
     results |= _losses(rank, num_workers)
     torch.save(results, folder / f"{rank}.pt")
@@ -109,6 +110,31 @@ def _gather_rows(rank: int, num_workers: int) -> Results:
         "first": first,
         "gradient": own.rows.grad,
     }
+
+
+def _on_the_way(rank: int) -> list[str]:
+    """In which order things are done, forwards and backwards, beside an exchange."""
+    done = []
+
+    class Step(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, name: str) -> Tensor:
+            ctx.name = name
+            done.append(name)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            done.append(ctx.name)
+            return grad, None
+
+    own = _own_rows(rank)
+    exchange = gathering.Exchange(own.lengths)
+    exchange.send(Step.apply(own.rows, "before"))
+    between = Step.apply(_numbers(9, 2).requires_grad_(), "between")
+    rows, _ = exchange.receive()
+    (Step.apply(rows.rows, "after").sum() * between.sum()).backward()
+    return done
 
 
 def _numbers(seed: int, *shape: int) -> Tensor:
@@ -231,6 +257,12 @@ def test_gather_rows_sums_the_gradients_of_all(workers: list[Results]) -> None:
     for rank, found in enumerate(workers):
         rows = _own_rows(rank).rows.detach()
         torch.testing.assert_close(found["gather_rows"]["gradient"], 2 * total * rows)
+
+
+def test_gradients_are_on_their_way_while_others_are_computed(workers: list[Results]) -> None:
+    order = ["before", "between", "after"]
+    for found in workers:
+        assert found["on the way"] == [*order, *reversed(order)]
 
 
 @pytest.mark.parametrize("name", LOSSES)

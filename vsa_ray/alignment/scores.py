@@ -21,16 +21,24 @@ Score = Literal["sum", "sqrt_length", "cosine", "sentence_cosine"]
 MAX_REGIONS = 127
 """Regions that an image may have: which of them won is kept as an int8."""
 
-_TILE_ROWS = {"cpu": 1024, "cuda": 8192}
+_TILE_ROWS = {"cpu": 2048, "cuda": 8192}
 _TILE_WORDS = 2048
-"""Regions and words multiplied at once: in a CPU's cache while reduced; a GPU wants fewer calls."""
+"""Regions and words multiplied at once: matrix products are slow where they are small."""
+
+_REDUCED = {"cpu": 2**18, "cuda": 2**24}
+"""Products reduced at once: in a CPU's cache while read four times; a GPU wants fewer calls."""
 
 _BLOCK_IMAGES = 2**15 // MAX_REGIONS
 _BLOCK_WORDS = 2048
 """Images and words whose gradients are listed at once, at about 60 bytes a pair."""
 
-_STRIPE = 192
-"""Columns whose gradients are summed at once: so short, rows are still in cache when used again."""
+_STRIPE = 2**18
+_STRIPE_COLUMNS = (64, 192)
+"""Numbers of the stripe of columns whose gradients are summed at once, and its least and largest
+width: so small, its rows are still in cache when used again."""
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of a number."""
 
 
 def image_sentence_scores(
@@ -100,13 +108,14 @@ class _Scores(torch.autograd.Function):
         # Evaluation needs no winners, and has the largest number of pairs.
         kept = len(words_WD) if any(ctx.needs_input_grad) else 0
         winners_BW = regions_PD.new_empty((len(num_regions_B), kept), dtype=torch.int8)
-        for image_b, row_bR in _tiles(num_regions_B, _TILE_ROWS[regions_PD.device.type]):
-            tile_bRD = regions_PD.index_select(0, row_bR.flatten()).view(*row_bR.shape, -1)
-            best_bW, winner_bW = _best_regions(tile_bRD, words_WD)
+        for image_b, tile_bRD in _tiles(regions_PD, num_regions_B):
+            best_bW = words_WD.new_empty(len(image_b), len(words_WD))
+            winner_bW = winners_BW.new_empty(len(image_b), kept)
+            for words in _slices(len(words_WD), _TILE_WORDS):
+                _best_regions(tile_bRD, words_WD[words], best_bW[:, words], winner_bW[:, words])
             scores_bC = scores_BC.new_zeros(len(image_b), len(lengths_C))
             scores_BC[image_b] = scores_bC.index_add_(1, sentence_W, best_bW.to(scores_bC.dtype))
-            if kept:
-                winners_BW[image_b] = winner_bW
+            winners_BW[image_b] = winner_bW
         ctx.save_for_backward(regions_PD, num_regions_B, words_WD, sentence_W, winners_BW)
         return scores_BC
 
@@ -114,66 +123,84 @@ class _Scores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BC: Tensor) -> tuple[Tensor | None, ...]:
         regions_PD, num_regions_B, words_WD, sentence_W, winners_BW = ctx.saved_tensors
-        grad_regions_PD = torch.zeros_like(regions_PD, dtype=grad_BC.dtype)
-        grad_words_WD = torch.zeros_like(words_WD, dtype=grad_BC.dtype)
+        grad_regions_PD, grad_words_WD = _Blocks(regions_PD), _Blocks(words_WD)
         for images, rows, words in _blocks(num_regions_B, len(words_WD)):
-            grad_wb = grad_BC[images].T[sentence_W[words]]
+            grad_Cb = grad_BC[images].T.contiguous()
+            used_Cb = grad_Cb != 0
+            sentence_w = sentence_W[words]
             row_wb = _winning_rows(num_regions_B[images], winners_BW[images, words])
             # List what is used, word after word. On a CPU index_select is far faster than [used_U].
-            used_wb = grad_wb != 0
-            used_U = used_wb.flatten().nonzero().squeeze(1)
-            weight_U = grad_wb.flatten().index_select(0, used_U)
+            used_U = used_Cb.index_select(0, sentence_w).flatten().nonzero().squeeze(1)
+            weight_U = grad_Cb.index_select(0, sentence_w).flatten().index_select(0, used_U)
             row_U = row_wb.flatten().index_select(0, used_U)
-            uses_w = used_wb.sum(1)
-            _add_rows(grad_words_WD[words], regions_PD[rows], row_U.long(), weight_U, uses_w)
+            uses_w = used_Cb.sum(1).index_select(0, sentence_w)
+            sums_wD = _sums(regions_PD[rows], row_U.long(), weight_U, uses_w)
+            grad_words_WD.add(words.start, sums_wD)
             # The same, region after region.
-            word_U = torch.arange(len(uses_w), device=uses_w.device).repeat_interleave(uses_w)
+            word_U = torch.repeat_interleave(uses_w, output_size=len(used_U))
             row_U, order_U = row_U.sort(stable=True)
             word_U, weight_U = (x_U.index_select(0, order_U) for x_U in (word_U, weight_U))
             uses_p = row_U.long().bincount(minlength=rows.stop - rows.start)
-            _add_rows(grad_regions_PD[rows], words_WD[words], word_U, weight_U, uses_p)
-        return grad_regions_PD.to(regions_PD.dtype), None, grad_words_WD.to(words_WD.dtype), None
+            sums_pD = _sums(words_WD[words], word_U, weight_U, uses_p)
+            grad_regions_PD.add(rows.start, sums_pD)
+        return grad_regions_PD.whole(), None, grad_words_WD.whole(), None
 
 
-def _tiles(num_regions_B: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (b,) in tiles of about `rows` regions, with the rows (b, R) of their regions.
+def _slices(total: int, step: int) -> Iterator[slice]:
+    for start in range(0, total, step):
+        yield slice(start, start + step)
+
+
+def _tiles(regions_PD: Tensor, num_regions_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (b,) in tiles of some regions, and these as (b, R, D).
 
     An image with fewer regions than others of its tile repeats its last one. A copy may win, and
     then stands for that region; nothing but a true region can.
     """
+    tiles = -(-len(regions_PD) // _TILE_ROWS[regions_PD.device.type])
+    if not tiles:
+        return
+    few, many = num_regions_B.aminmax()
+    if few == many:  # nothing to copy
+        image_B = torch.arange(len(num_regions_B), device=num_regions_B.device)
+        regions_BRD = regions_PD.unflatten(0, (len(image_B), -1))
+        yield from zip(image_B.chunk(tiles), regions_BRD.chunk(tiles), strict=True)
+        return
     first_B = num_regions_B.cumsum(0) - num_regions_B
     order_B = num_regions_B.argsort(stable=True)  # alike images side by side: few repetitions
-    tiles = -(-int(num_regions_B.sum()) // rows)
-    for image_b in order_B.chunk(tiles) if tiles else ():
+    for image_b in order_B.chunk(tiles):
         last_b1 = num_regions_B[image_b, None] - 1
         region_R = torch.arange(int(last_b1.max()) + 1, device=last_b1.device)
-        yield image_b, first_B[image_b, None] + region_R.minimum(last_b1)
+        row_bR = first_B[image_b, None] + region_R.minimum(last_b1)
+        yield image_b, regions_PD.index_select(0, row_bR.flatten()).view(*row_bR.shape, -1)
 
 
-def _best_regions(regions_bRD: Tensor, words_WD: Tensor) -> tuple[Tensor, Tensor]:
-    """Each word's product with the best region of each image, and which that is, as int8."""
+def _best_regions(
+    regions_bRD: Tensor, words_wD: Tensor, best_bw: Tensor, winner_bw: Tensor
+) -> None:
+    """Each word's product with the best region of each image, and if wanted which that is."""
     images, num_regions, _ = regions_bRD.shape
-    region_R1 = torch.arange(num_regions, device=words_WD.device, dtype=words_WD.dtype)[:, None]
-    best, winner = [], []
-    for words_wD in words_WD.split(_TILE_WORDS):
-        sims_Pw = regions_bRD.flatten(0, 1) @ words_wD.T
-        sims_bRw = sims_Pw.view(images, num_regions, len(words_wD))
-        best_bw = sims_bRw.amax(1)
-        # max(1) gives the index too, but is several times slower. On NaN region 0 wins.
-        winner_bw = sims_bRw.eq_(best_bw[:, None]).mul_(region_R1).amax(1)
-        best.append(best_bw)
-        winner.append(winner_bw.to(torch.int8))
-    return torch.cat(best, 1), torch.cat(winner, 1)
+    sims_bRw = (regions_bRD.flatten(0, 1) @ words_wD.T).view(images, num_regions, len(words_wD))
+    # Numbers are compared as the integers of the same bits, which is up to four times faster; of
+    # 0 and -0 only that which amax gives can win.
+    integer = _INTEGERS[sims_bRw.element_size()]
+    region_R1 = torch.arange(num_regions, device=words_wD.device, dtype=integer)[:, None]
+    reduced = _REDUCED[words_wD.device.type] // (num_regions * len(words_wD))
+    for some in _slices(images, max(1, reduced)):
+        best_bw[some] = best = sims_bRw[some].amax(1)
+        if winner_bw.numel():
+            # max(1) gives the index too, but is several times slower. On NaN any may win.
+            equal = sims_bRw[some].view(integer).eq_(best.view(integer)[:, None])
+            winner_bw[some] = equal.mul_(region_R1).amax(1)
 
 
 def _blocks(num_regions_B: Tensor, num_words: int) -> Iterator[tuple[slice, slice, slice]]:
     """Images, the rows of their regions, and words: the pairs in blocks small enough to list."""
     stop = 0
-    for image in range(0, len(num_regions_B), _BLOCK_IMAGES):
-        images = slice(image, image + _BLOCK_IMAGES)
+    for images in _slices(len(num_regions_B), _BLOCK_IMAGES):
         rows = slice(stop, stop := stop + int(num_regions_B[images].sum()))
-        for word in range(0, num_words, _BLOCK_WORDS):
-            yield images, rows, slice(word, word + _BLOCK_WORDS)
+        for words in _slices(num_words, _BLOCK_WORDS):
+            yield images, rows, words
 
 
 def _winning_rows(num_b: Tensor, winner_bw: Tensor) -> Tensor:
@@ -185,9 +212,38 @@ def _winning_rows(num_b: Tensor, winner_bw: Tensor) -> Tensor:
     return winner_bw.T.minimum((num_b - 1).to(torch.int8)) + first_b
 
 
-def _add_rows(sums: Tensor, table: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> None:
-    """Add rows of the table, each times its weight: the first `uses[0]` of them to sum 0, ..."""
+def _sums(table: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> Tensor:
+    """Sums of rows of the table, each times its weight: of the first `uses[0]` of them, ...
+
+    Where the table is bfloat16, the weights and the results are rounded to it; sums are float32.
+    """
+    if table.dtype == torch.bfloat16:
+        weight_U = weight_U.to(table.dtype)
+    least, most = _STRIPE_COLUMNS
+    columns = max(least, min(most, _STRIPE // len(table) // 32 * 32))
     first = uses.cumsum(0) - uses
-    for sums_d, table_d in zip(sums.split(_STRIPE, 1), table.split(_STRIPE, 1), strict=True):
+    stripes = []
+    for table_d in table.split(columns, 1):
         part = table_d.to(weight_U.dtype).contiguous()
-        sums_d += F.embedding_bag(row_U, part, first, mode="sum", per_sample_weights=weight_U)
+        stripes.append(F.embedding_bag(row_U, part, first, mode="sum", per_sample_weights=weight_U))
+    return torch.cat(stripes, 1)
+
+
+class _Blocks:
+    """A gradient whose blocks of rows arrive one after another, some of them several times."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._blocks: dict[int, Tensor] = {}
+
+    def add(self, start: int, block: Tensor) -> None:
+        if start in self._blocks:
+            wide = torch.promote_types(block.dtype, torch.float32)
+            block = self._blocks[start].to(wide).add_(block)
+        self._blocks[start] = block
+
+    def whole(self) -> Tensor:
+        blocks = list(self._blocks.values())
+        if not blocks:
+            return torch.zeros_like(self._like)
+        return (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).to(self._like.dtype)

@@ -33,7 +33,7 @@ from vsa_ray import checkpoints, machine, storage
 from vsa_ray.checkpoints import Progress
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
-from vsa_ray.training import runs
+from vsa_ray.training import gathering, runs
 from vsa_ray.training.alarms import TrainingError
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.order import Blocks
@@ -227,7 +227,7 @@ class _RayPlace:
 
     def prepare(self, loss: nn.Module) -> nn.Module:
         prepared: nn.Module = ray.train.torch.prepare_model(
-            loss, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+            loss, parallel_strategy_kwargs=gathering.AVERAGING
         )
         return prepared
 

@@ -143,9 +143,11 @@ class AlignmentTask:
 
     def loss(self, model: AlignmentModel, batch: Pair) -> Tensor:
         """This worker's share of the loss of the global batch (Eq. 9)."""
+        exchange = gathering.Exchange(batch.words.lengths)
+        exchange.send(model.encode_words(batch.words.rows, batch.words.lengths))
+        # Words are on their way while regions are encoded; and their gradients, on the way back.
         regions_PD = model.encode_regions(batch.features.rows)
-        words_WD = model.encode_words(batch.words.rows, batch.words.lengths)
-        words, first = gathering.gather_rows(Ragged(words_WD, batch.words.lengths))
+        words, first = exchange.receive()
         scores_BC = image_sentence_scores(
             regions_PD,
             batch.features.lengths,
