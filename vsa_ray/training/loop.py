@@ -31,6 +31,7 @@ from torch import nn
 
 from vsa_ray import checkpoints, machine, storage
 from vsa_ray.checkpoints import Progress
+from vsa_ray.datasets.cluster import IO_CPUS
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering, runs
@@ -151,7 +152,7 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
             logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=IO_CPUS)  # at 0, Ray starts a process for every block at once
 def _rows(block: pa.Table) -> int:
     return len(block)
 
