@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from vsa_ray.batches import Ragged
 
-AVERAGING: dict[str, Any] = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+AVERAGING: dict[str, Any] = {"gradient_as_bucket_view": True, "forward_sync_buffers": False}
 """How DDP averages gradients. Buffers never change, so no step needs to tell them."""
 
 
