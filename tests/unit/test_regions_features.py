@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torchvision.ops import roi_align
 
+from vsa_ray.errors import UserError
 from vsa_ray.images import Pixels
 from vsa_ray.regions import RegionConfig
 from vsa_ray.regions.batching import alike
@@ -199,3 +201,9 @@ def test_features_of_several_maps_stand_side_by_side(
 def test_maps_that_no_network_has(maps: int) -> None:
     with pytest.raises(ValueError, match=r"RegionConfig.maps must be in \[1, 4\], got"):
         RegionConfig(maps=maps)
+
+
+def test_a_network_that_gives_its_last_map_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(EfficientNet, "forward_intermediates")
+    with pytest.raises(UserError, match=r"RegionConfig.maps is 2, but timm gives only the last"):
+        RegionFeatures(RegionConfig(image_side=128, maps=2), CPU)

@@ -45,6 +45,11 @@ class RegionFeatures:
         self.device = device
         self._dtype = precision(config, device)
         model = with_folded_norms(make_backbone(config))
+        if config.maps > 1 and not hasattr(model, "forward_intermediates"):
+            raise UserError(
+                f"RegionConfig.maps is {config.maps}, but timm gives only the last map of "
+                f"{config.backbone}; set it to 1, or choose another backbone"
+            )
         if device.type == "cpu":
             # Not autocast: without gradients it would convert all weights anew for every image.
             model = model.to(self._dtype)
