@@ -31,7 +31,6 @@ from torch import nn
 
 from vsa_ray import checkpoints, machine, storage
 from vsa_ray.checkpoints import Progress
-from vsa_ray.datasets.cluster import IO_CPUS
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering, runs
@@ -96,8 +95,7 @@ def train(
         TrainingError: there are too few images, or the training cannot go on.
         ray.train.WorkerGroupError: workers failed more often than is worth repeating.
     """
-    blocks: list[ray.ObjectRef[pa.Table]] = images.to_arrow_refs()
-    rows: list[int] = ray.get([_rows.remote(block) for block in blocks])
+    blocks, rows = _blocks(images)
     if sum(rows) < 2 * config.num_workers:
         raise TrainingError(
             f"{sum(rows)} images to train on are too few for {config.num_workers} worker(s): two "
@@ -152,9 +150,12 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
             logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
 
 
-@ray.remote(num_cpus=IO_CPUS)  # at 0, Ray starts a process for every block at once
-def _rows(block: pa.Table) -> int:
-    return len(block)
+def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], list[int]]:
+    """The blocks, kept in Ray's object store, and how many images lie in each."""
+    bundles = images.materialize().iter_internal_ref_bundles()
+    entries = [entry for bundle in bundles for entry in bundle.blocks]
+    rows = [entry.metadata.num_rows for entry in entries]
+    return [entry.ref for entry in entries], rows
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
