@@ -10,11 +10,14 @@ an image. OUT/_summary.json says how it went.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
+from jobs.train_mrnn import FEATURES
 from vsa_ray import datasets, inputs, listing, storage, tracking
 from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
@@ -23,6 +26,8 @@ from vsa_ray.images import ImageConfig
 from vsa_ray.outputs import TableOutput, Written, origin
 from vsa_ray.regions import RegionConfig
 from vsa_ray.tracking import Run
+
+logger = logging.getLogger("jobs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +40,8 @@ class JobConfig:
     """Made by jobs.detect_regions: caption these instead of --images."""
 
     mrnn: str
-    """Made by jobs.train_mrnn. Regions have to be made as those that it learned from."""
+    """Made by jobs.train_mrnn. Regions are made as those that it learned from, but for what is set
+    otherwise here."""
 
     out: str
     """Where the captions table goes."""
@@ -57,14 +63,15 @@ class JobConfig:
 
     def check(self) -> None:
         detect_regions.check_batch(self)
+        require_model(self.mrnn, "--mrnn", "MultimodalRNN")
         if bool(self.images) == bool(self.regions_table):
             raise ConfigError("give either --images or --regions-table")
         if self.images:
             detect_regions.check_images(self.images)
-            self.regions.check()
+            _learned(self).check()
         else:
             require_table(self.regions_table, "--regions-table")
-        require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
+            require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
@@ -88,7 +95,7 @@ def _output(config: JobConfig) -> TableOutput:
     sources = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
     settings: dict[str, Any] = {"captions": config.captions}
     if config.images:
-        settings |= {"loading": config.loading, "regions": config.regions}
+        settings |= {"loading": config.loading, "regions": _learned(config)}
     made_from = origin("caption_corpus", sources, **settings)
     return TableOutput(
         uri=config.out,
@@ -96,6 +103,17 @@ def _output(config: JobConfig) -> TableOutput:
         format=config.format,
         max_error_rate=config.max_error_rate,
     )
+
+
+def _learned(config: JobConfig) -> RegionConfig:
+    """The settings of regions as the model's were made, but for what is set otherwise."""
+    made_from: dict[str, Any] = (storage.committed(config.mrnn) or {}).get("made_from", {})
+    learned = {
+        name.removeprefix(FEATURES): value
+        for name, value in made_from.items()
+        if name.startswith(FEATURES)
+    }
+    return config.regions.like(learned)
 
 
 def _inputs(config: JobConfig) -> inputs.Inputs:
@@ -111,7 +129,18 @@ def _stages(config: JobConfig) -> list[Stage]:
         args=(config.captions, storage.absolute(config.mrnn)),
         **datasets.model_workers(config.num_actors, stages=models),
     )
-    return [*detect_regions.stages(config, models=models), write] if config.images else [write]
+    if not config.images:
+        return [write]
+    regions = _learned(config)
+    logger.info("regions are made with %s", " ".join(_flags(regions)))
+    return [*detect_regions.stages(replace(config, regions=regions), models=models), write]
+
+
+def _flags(regions: RegionConfig) -> Iterator[str]:
+    """Those that differ from their defaults, or the detector alone."""
+    for name, value in asdict(regions).items():
+        if name == "detector" or value != getattr(RegionConfig(), name):
+            yield f"--regions.{name.replace('_', '-')} {value}"
 
 
 if __name__ == "__main__":

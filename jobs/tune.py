@@ -10,6 +10,7 @@ again; with other settings it refuses.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,11 +18,11 @@ from jobs import train_alignment
 from jobs.launch import launch
 from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
-from vsa_ray.config import to_yaml
+from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.outputs import Output, origin
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.tasks import AlignmentTask
-from vsa_ray.tuning import SearchConfig, Settings, search, short
+from vsa_ray.tuning import SEARCHED, SearchConfig, Settings, Trial, search, short
 from vsa_ray.vocabulary import VocabularyConfig
 
 logger = logging.getLogger("jobs")
@@ -44,6 +45,11 @@ class JobConfig:
     training: TrainConfig = field(default_factory=TrainConfig)
 
     def check(self) -> None:
+        if self.search.grace_epochs > self.training.epochs:
+            raise ConfigError(
+                f"--search.grace-epochs {self.search.grace_epochs} is more than "
+                f"--training.epochs {self.training.epochs}; make it smaller"
+            )
         self.training_with({}, "").check()
 
     def training_with(self, settings: Settings, name: str) -> train_alignment.JobConfig:
@@ -69,6 +75,7 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
         logger.info("the search is done already, see %s/trials.json", config.out)
         return list(done["trials"])
     output.begin()
+    has_margin = config.alignment.loss != "softmax"
     with tracking.run("tune", asdict(config)) as parent:
 
         def trial(settings: Settings, callbacks: list[Any]) -> None:
@@ -80,6 +87,7 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
             trial,
             config.search,
             config.out,
+            searched=[name for name in SEARCHED if name != "margin" or has_margin],
             score=AlignmentTask.score,
             epochs=config.training.epochs,
         )
@@ -92,7 +100,15 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     for found in trials:
         logger.info("%6.2f after %d epochs: %s", found.score, found.epochs, short(found.settings))
     logger.info("train with it: python -m jobs.train_alignment --config %s/best.yaml", config.out)
+    logger.info("or all of a pipeline: python -m jobs.pipeline %s", " ".join(_flags(trials[0])))
     return table
+
+
+def _flags(trial: Trial) -> Iterator[str]:
+    """The settings as jobs.pipeline has them."""
+    for name, value in trial.settings.items():
+        group = "alignment-training" if name == "learning_rate" else "alignment"
+        yield f"--{group}.{name.replace('_', '-')} {value:.6g}"
 
 
 if __name__ == "__main__":

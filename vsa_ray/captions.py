@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from vsa_ray import schema
+from vsa_ray.errors import UserError
 
 # Networks and their libraries are imported where they are used, in the workers: the driver only
 # names this class, and would wait for them for seconds.
@@ -68,6 +69,13 @@ class CaptionRegions:
         if not any(images["boxes"].combine_chunks().value_lengths().to_numpy()):
             return []
         features_PF = batches.features(images).rows.numpy()
+        known = len(self.captioner.model.mean_F)
+        if features_PF.shape[1] != known:
+            raise UserError(
+                f"the model learned from features of {known} numbers, these regions have "
+                f"{features_PF.shape[1]}; make them with the backbone and the maps of those that "
+                "it learned from"
+            )
         return evaluation.write_captions(
             self.captioner.model,
             self.captioner.vocabulary,

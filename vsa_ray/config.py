@@ -15,12 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
 
+from vsa_ray import storage
 from vsa_ray.errors import UserError
 
 Config = TypeVar("Config")
@@ -29,7 +29,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::([-+])([^}]*))?\}")
 
 _ABOUT_FILES = """
 Every setting below may also stand in a YAML file:
-  --config FILE     read settings from FILE (see jobs/configs/); flags win over the file
+  --config FILE     read settings from FILE, a path or s3:// (see jobs/configs/); flags win over it
   --print-config    print the resulting settings as YAML, and stop
 """
 
@@ -106,10 +106,11 @@ def _flags_of(path: str, given: set[str], config_type: type[Any]) -> list[str]:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        settings = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        settings = yaml.safe_load(storage.read_text(path)) or {}
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: No such file or directory") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path}: not YAML: {error}") from error
     if not isinstance(settings, dict):

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -30,6 +32,7 @@ from vsa_ray import inputs, manifests, s3, schema, shards, storage
 from vsa_ray.corpora.layouts import IMAGE_SUFFIXES
 from vsa_ray.files import files_below
 from vsa_ray.inputs import Columns, Inputs, Part
+from vsa_ray.outputs import JOB
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,13 @@ def list_images(uri: str, out: str, each: Each = map) -> Inputs:
     folder = storage.join(out, FOLDER)
     if (listed := storage.committed(folder)) is None:
         logger.info("listing the images of %s", uri)
-        listed = _list(uri, folder, each)
-        storage.commit(folder, listed)
+        name = uuid.uuid4().hex
+        own_list = {"folder": name, **_list(uri, storage.join(folder, name), each)}
+        # Of a job that was started twice the first listing counts: rows are numbered by it.
+        if (listed := storage.committed(folder)) is None:
+            listed = own_list
+            storage.commit(folder, listed)
+    folder = storage.join(folder, listed["folder"])
     logger.info("%s: %d images", uri, sum(listed["rows"]))
     if listed["kind"] == "parquet":
         parts = [Part(**row) for row in _rows(storage.join(folder, "files.parquet"))]
@@ -69,8 +77,9 @@ def list_images(uri: str, out: str, each: Each = map) -> Inputs:
 
 
 def is_table(uri: str) -> bool:
-    """Whether a finished table of ours is there."""
-    return storage.is_directory(uri) and storage.committed(uri) is not None
+    """Whether a finished table of ours is there, and not one that Spark has finished."""
+    found = storage.is_directory(uri) and storage.committed(uri) is not None
+    return found and storage.exists(storage.join(uri, JOB))
 
 
 def kind_of(uri: str) -> str:
@@ -127,15 +136,18 @@ def _list(uri: str, folder: str, each: Each) -> dict[str, Any]:
 
 
 def _of_folder(uri: str) -> Iterator[dict[str, str]]:
-    others, images = 0, 0
+    others, images = Counter[str](), 0
     for file in files_below(uri):
         if not file.lower().endswith(IMAGE_SUFFIXES):
-            others += file.lower().endswith(SUFFIXES)
+            others[PurePosixPath(file).suffix.lower() or "no suffix"] += 1
             continue
         images += 1
         yield {"image_id": file[len(uri.rstrip("/")) + 1 :], "uri": file, "split": ""}
+    if others:
+        logger.info("%s: no images, left out: %s", uri, dict(others.most_common(5)))
     if not images:
-        hint = f" ({others} {', '.join(SUFFIXES)} deeper in it: give their folder)" * bool(others)
+        deeper = sum(others[suffix] for suffix in SUFFIXES)
+        hint = f" ({deeper} {', '.join(SUFFIXES)} deeper in it: give their folder)" * bool(deeper)
         raise storage.StorageError(f"{uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it{hint}")
 
 

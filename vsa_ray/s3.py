@@ -69,6 +69,9 @@ _REFUSING_CODES = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT
 
 _REFUSING_STATUS = {"400", "401", "403"}
 
+_NO_BUCKET = re.compile(r"^Bucket '[^']*' not found")
+"""How pyarrow tells that it cannot find the region of a bucket."""
+
 BAD_CREDENTIALS = {
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -137,6 +140,16 @@ def is_passing(error: BaseException) -> bool:
         return error.errno in _PASSING_ERRNO
     code, status = found[-1]
     return code in _PASSING_CODES or status in _PASSING_STATUS or status.startswith("5")
+
+
+def refusal(error: OSError) -> str:
+    """What S3 has against a request, however often it is made, and what to do; or ""."""
+    code, status = (_AWS_ERROR.findall(str(error)) or [("", "")])[-1]
+    if code in _REFUSING_CODES or status in _REFUSING_STATUS:
+        return "access denied; check what the credentials of this environment may do there"
+    if code == "NO_SUCH_BUCKET" or _NO_BUCKET.search(str(error)):
+        return "no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL"
+    return ""
 
 
 def check_credentials(uri: str, error: BaseException) -> None:

@@ -26,12 +26,16 @@ MEMBERS = pa.schema(
 HEADER_BYTES = 32 * 1024
 """Read at once to find a header: small members' texts and headers come along."""
 
+END_BYTES = 2**20
+"""Looked at behind the last member: the end of a tar file is zeros, some kilobytes mostly."""
+
 
 def members(uri: str, name: str) -> Iterator[dict[str, Any]]:
     """The images of a tar file as rows of MEMBERS; image_id is NAME/MEMBER without its extension.
 
     Raises:
-        storage.StorageError: it is no tar file, or a compressed one.
+        storage.StorageError: it is no tar file, a compressed one, or one that is damaged, cut off,
+            or followed by another.
     """
     filesystem, path = storage.resolve(uri)
     try:
@@ -56,11 +60,28 @@ def members(uri: str, name: str) -> Iterator[dict[str, Any]]:
                     "offset": member.offset_data,
                     "size": member.size,
                 }
+            _check_end(uri, file, tar.offset)
     except tarfile.TarError as error:
         raise storage.StorageError(
             f"{uri}: not a tar file that can be read in parts ({error}); it has to be plain, "
             "whole, and not compressed"
         ) from error
+
+
+def _check_end(uri: str, file: pa.NativeFile, offset: int) -> None:
+    """Python's tarfile takes whatever is no header for the end, and the rest would be missing."""
+    rest = file.read_at(min(file.size() - offset, END_BYTES), offset)
+    if len(rest) < 2 * tarfile.BLOCKSIZE:
+        raise storage.StorageError(
+            f"{uri}: cut off at byte {file.size()}, without the end that a tar file has; write it "
+            "again"
+        )
+    if rest.strip(b"\0"):
+        at = offset + len(rest) - len(rest.lstrip(b"\0"))
+        raise storage.StorageError(
+            f"{uri}: after byte {offset} comes neither an image nor nothing (byte {at}): damaged, "
+            "or several tar files in one; write it again, or as files of their own"
+        )
 
 
 class _Seekable(io.RawIOBase):

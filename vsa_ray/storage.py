@@ -100,14 +100,17 @@ def _check_s3(rest: str) -> None:
 def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Result:
     """`action(filesystem, path)`, patiently: see s3.py.
 
-    Raises:
-        StorageError: a file is where a directory has to be.
-        StorageOutage: storage fails and goes on failing.
+    Raises StorageError where a file is in the place of a directory, or S3 refuses; StorageOutage
+    where storage fails and goes on failing.
     """
     try:
         return s3.patiently(uri, lambda: action(*resolve(uri)))
     except NotADirectoryError as error:
         raise StorageError(f"{uri}: a file is where a directory was expected") from error
+    except OSError as error:
+        if reason := s3.refusal(error):
+            raise StorageError(f"{uri}: {reason}") from error
+        raise
 
 
 def absolute(uri: str) -> str:
@@ -289,9 +292,9 @@ def commit(uri: str, description: dict[str, Any]) -> None:
 
 
 def committed(uri: str) -> dict[str, Any] | None:
-    """What `commit` wrote, or None where the directory is not complete."""
+    """What `commit` wrote, or None where the directory is not complete, or Spark's."""
     try:
-        description: dict[str, Any] = read_json(join(uri, SUCCESS))
-    except FileNotFoundError:
+        description = json.loads(read_bytes(join(uri, SUCCESS)))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-    return description
+    return description if isinstance(description, dict) else None

@@ -7,7 +7,7 @@ MLflow the search is one run with a run below it for every trial.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 EXPERIMENT = "_tune"
 """Ray's own state of a search, below its output: what it is resumed from."""
 
+SEARCHED = ("margin", "embed_dim", "learning_rate")
+
 Settings = dict[str, Any]
-"""A proposal: margin, embed_dim, learning_rate."""
+"""A proposal: what is chosen of SEARCHED."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +40,8 @@ class SearchConfig:
     """Trials at once; each takes as many workers as a training does."""
 
     margin: tuple[float, float] = (0.05, 2.0)
-    """Lowest and highest margin of the ranking loss, searched on a logarithmic scale."""
+    """Lowest and highest margin of the ranking loss, searched on a logarithmic scale; the softmax
+    has none."""
 
     embed_dim: tuple[int, ...] = (256, 512, 1000)
     """Sizes of the space of regions and words."""
@@ -84,6 +87,7 @@ def search(
     config: SearchConfig,
     out: str,
     *,
+    searched: Sequence[str] = SEARCHED,
     score: str,
     epochs: int,
 ) -> list[Trial]:
@@ -91,6 +95,7 @@ def search(
 
     Args:
         trial: trains with a proposal, and hands the callbacks on to the training.
+        searched: which of SEARCHED are proposed.
         score: the metric that says how good an epoch was; higher is better.
         epochs: how many a trial runs if it is not stopped.
 
@@ -112,18 +117,16 @@ def search(
     else:
         tuner = ray.tune.Tuner(
             trainable,
-            param_space={
-                "margin": ray.tune.loguniform(*config.margin),
-                "embed_dim": ray.tune.choice(list(config.embed_dim)),
-                "learning_rate": ray.tune.loguniform(*config.learning_rate),
-            },
+            param_space={name: _range(config, name) for name in searched},
             tune_config=ray.tune.TuneConfig(
                 metric=score,
                 mode="max",
                 num_samples=config.trials,
                 max_concurrent_trials=config.concurrent_trials,
                 search_alg=OptunaSearch(seed=config.seed),
-                scheduler=ASHAScheduler(max_t=epochs, grace_period=config.grace_epochs),
+                scheduler=ASHAScheduler(
+                    time_attr="epoch", max_t=epochs, grace_period=config.grace_epochs
+                ),
             ),
             run_config=ray.tune.RunConfig(
                 name=EXPERIMENT,
@@ -134,6 +137,12 @@ def search(
             ),
         )
     return _ranked(tuner.fit(), score)
+
+
+def _range(config: SearchConfig, name: str) -> Any:
+    if name == "embed_dim":
+        return ray.tune.choice(list(config.embed_dim))
+    return ray.tune.loguniform(*getattr(config, name))
 
 
 class _Told(ray.tune.Callback):

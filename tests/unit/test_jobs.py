@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -115,6 +116,9 @@ def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     features = schema.nested([np.zeros((2, 9))], pa.float16())
     storage.write_table(str(run / "wide"), wide.set_column(at, "features", features))
     storage.commit(str(run / "wide"), {})
+    shutil.copytree(run / "mrnn", run / "another_mrnn")
+    learned = {"features.detector": "onnx", "features.weights": "lost.onnx"}
+    storage.commit(str(run / "another_mrnn"), {"made_from": learned})
     monkeypatch.chdir(run)
     return run
 
@@ -203,6 +207,16 @@ MISTAKES = [
         "caption_corpus",
         (*CAPTIONED, "--regions-table", "wide"),
         "--mrnn mrnn takes features of 6 numbers, but those of wide have 9",
+    ),
+    (  # regions are made as those that the model learned from
+        "caption_corpus",
+        ("--images", ".", "--mrnn", "another_mrnn", "--out", "o"),
+        "RegionConfig.weights: lost.onnx does not exist",
+    ),
+    (
+        "tune",
+        (*ON_REGIONS, "--training.epochs", "2"),
+        "--search.grace-epochs 3 is more than --training.epochs 2; make it smaller",
     ),
     (
         "extract_snippets",

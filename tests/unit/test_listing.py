@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vsa_ray import files, listing, schema, storage
 from vsa_ray.images import LOADED, ImageConfig, LoadImages
 from vsa_ray.inputs import Inputs, slices
 from vsa_ray.listing import kind_of, list_images
+from vsa_ray.outputs import JOB
 from vsa_ray.spans import Span
 from vsa_ray.storage import StorageError
 
@@ -223,10 +225,64 @@ def test_a_table_of_ours_is_its_own_listing(place: str) -> None:
         schema=schema.IMAGES,
     )
     storage.write_table(uri, table)
+    storage.write_json(storage.join(uri, JOB), {})
     storage.commit(uri, {})
     inputs = list_images(uri, out(place))
     assert rows(inputs) == table.to_pylist()
     assert not storage.exists(storage.join(out(place), listing.FOLDER))
+
+
+@pytest.mark.parametrize("success", [b"", b'{"name": "org.apache.hadoop.Committer/1"}'])
+def test_a_table_that_spark_has_finished_is_not_ours(place: str, success: bytes) -> None:
+    uri = storage.join(place, "input")
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": ["a"], "bytes": [b"x"]}), sink)
+    storage.write_bytes(storage.join(uri, "part-0.parquet"), bytes(sink.getvalue()))
+    storage.write_bytes(storage.join(uri, storage.SUCCESS), success)
+    inputs = list_images(uri, out(place))
+    assert inputs.columns.data == "bytes"
+    assert [row["image_id"] for row in rows(inputs)] == ["a"]
+
+
+def test_of_two_listings_at_once_the_first_counts(place: str) -> None:
+    uri = storage.join(place, "shards")
+    storage.write_bytes(f"{uri}/1.tar", shard(("a.png", b"x")))
+    first: list[listing.Inputs] = []
+
+    def late(function: Callable[[Any], Any], items: list[Any]) -> Iterable[Any]:
+        """Another start lists while this one does, and more has come meanwhile."""
+        first.append(list_images(uri, out(place)))
+        storage.write_bytes(f"{uri}/1.tar", shard(("a.png", b"x"), ("b.png", b"y")))
+        return map(function, items)
+
+    second = list_images(uri, out(place), late)
+    assert second == first[0]
+    assert [row["image_id"] for row in rows(second)] == ["1/a"]
+
+
+def test_damaged_shards_are_refused(tmp_path: Path) -> None:
+    whole = shard(*((f"{i}.png", bytes(700)) for i in range(4)))
+    header = tarfile.BLOCKSIZE + 1024  # of each member: its header, then its data in blocks
+    broken = bytearray(whole)
+    broken[2 * header : 2 * header + tarfile.BLOCKSIZE] = b"x" * tarfile.BLOCKSIZE
+    for name, data, message in (
+        ("cut", whole[: 2 * header], "cut off"),
+        ("in_a_header", whole[: 2 * header + 100], "cut off"),
+        ("broken", bytes(broken), "damaged, or several tar files in one"),
+        ("joined", whole + whole, "damaged, or several tar files in one"),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(data)
+        with pytest.raises(StorageError, match=message):
+            list_images(str(tmp_path / f"{name}.tar"), str(tmp_path / name))
+    (tmp_path / "whole.tar").write_bytes(whole)
+    assert list_images(str(tmp_path / "whole.tar"), str(tmp_path / "whole")).rows == [4]
+
+
+def test_files_of_other_kinds_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri = put(str(tmp_path), "a.avif", "b.jfif", "c.txt", "d.heic", "e.HEIC")
+    with caplog.at_level("INFO"):
+        assert len(rows(list_images(uri, str(tmp_path / "out")))) == 2
+    assert "left out: {'.heic': 2, '.txt': 1}" in caplog.text
 
 
 def test_gaps_are_read_as_an_undisturbed_run_would(tmp_path: Path) -> None:

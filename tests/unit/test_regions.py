@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from vsa_ray import images, schema
+from vsa_ray import images, outputs, schema
 from vsa_ray.alignment.scores import MAX_REGIONS
 from vsa_ray.images import ImageConfig, LoadImages, Pixels
-from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
+from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig, made_with
 from vsa_ray.regions.config import MOST_BOXES
 from vsa_ray.regions.detectors import select
 from vsa_ray.regions.selective_search import SelectiveSearch
@@ -75,6 +77,19 @@ def test_select_keeps_the_better_of_two_that_overlap_whatever_their_class() -> N
 
 def test_most_boxes_are_those_that_the_alignment_can_tell_apart() -> None:
     assert MOST_BOXES + 1 == MAX_REGIONS
+
+
+def test_regions_like_those_of_a_table(tmp_path: Path) -> None:
+    theirs = RegionConfig(backbone="resnet18", maps=3, device="cpu")
+    made_from = outputs.origin("detect_regions", {"images": "i"}, regions=theirs)
+    table = outputs.Output(uri=str(tmp_path), made_from=made_from)
+    assert made_with(table.uri) == {}
+    table.commit()
+    made = made_with(table.uri)
+    assert (made["backbone"], made["maps"], made["detector"]) == ("resnet18", 3, "selective-search")
+    assert RegionConfig().like(made) == replace(theirs, device="auto")
+    assert RegionConfig(maps=2).like(made) == replace(theirs, device="auto", maps=2)
+    assert RegionConfig(device="cuda").like({}) == RegionConfig(device="cuda")
 
 
 def test_select_keeps_max_boxes() -> None:

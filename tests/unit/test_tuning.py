@@ -120,6 +120,23 @@ def test_other_settings_are_refused(job: tune.JobConfig) -> None:
             tune.main(other)
 
 
+def test_a_softmax_has_no_margin_to_search(
+    job: tune.JobConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+
+    def search(*_: object, searched: list[str], **__: object) -> list[Trial]:
+        asked.append(searched)
+        return [Trial({"embed_dim": 8, "learning_rate": 0.1}, 42.0, 3)]
+
+    monkeypatch.setattr(tune, "search", search)
+    with caplog.at_level(logging.INFO):
+        tune.main(replace(job, alignment=replace(job.alignment, loss="softmax")))
+    assert asked == [["embed_dim", "learning_rate"]]
+    flags = "--alignment.embed-dim 8 --alignment-training.learning-rate 0.1"
+    assert f"python -m jobs.pipeline {flags}" in caplog.text
+
+
 def test_a_search_that_is_done_is_not_done_again(
     job: tune.JobConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

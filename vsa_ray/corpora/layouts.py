@@ -16,7 +16,11 @@ Format = Literal["auto", "flickr", "coco", "karpathy", "folder"]
 TOKEN_FILES = ("*.token", "*.token.txt")
 COCO_FILES = ("captions*.json",)
 KARPATHY_FILES = ("dataset*.json",)
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Of the formats that images/decoding.py knows."""
 
 
 class Layout:

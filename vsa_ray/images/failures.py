@@ -78,5 +78,6 @@ def place_of(uri: str) -> str:
 def knock(place: str) -> None:
     """Raise StorageOutage where a bucket, asked for nothing in it, does not answer."""
     if "://" in place:
-        with suppress(OSError):  # an answer, if only that this is none of our business
+        # A refusal is an answer too.
+        with suppress(OSError, storage.StorageError):
             storage.exists(place)

@@ -11,7 +11,7 @@ batching.py            images of one shape together, so that nothing is padded
 stage.py               DetectRegions: loaded images in, regions out; DescribeBoxes for given boxes
 """
 
-from vsa_ray.regions.config import RegionConfig
+from vsa_ray.regions.config import RegionConfig, made_with
 from vsa_ray.regions.stage import DescribeBoxes, DetectRegions
 
-__all__ = ["DescribeBoxes", "DetectRegions", "RegionConfig"]
+__all__ = ["DescribeBoxes", "DetectRegions", "RegionConfig", "made_with"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from vsa_ray import schema, storage
 from vsa_ray.errors import UserError
@@ -15,6 +16,9 @@ STRIDE = 32
 
 MOST_MAPS = 4
 """All that CNNs of four stages have."""
+
+WHERE = {"device", "precision"}
+"""Settings of RegionConfig that depend on the machine, and not on what a model has learned."""
 
 MOST_BOXES = 126
 """With the whole image one more: the alignment keeps which region won as an int8."""
@@ -81,6 +85,12 @@ class RegionConfig:
                 f"RegionConfig.image_side must be a multiple of {STRIDE}, got {self.image_side}"
             )
 
+    def like(self, made: Mapping[str, Any]) -> RegionConfig:
+        """These settings, but where they are the defaults those of `made` (see `made_with`)."""
+        defaults = RegionConfig()
+        unset = (name for name in made if getattr(self, name) == getattr(defaults, name))
+        return replace(self, **{name: made[name] for name in unset})
+
     def check(self) -> None:
         """Names and files, before anything is loaded: call it before a cluster starts to work.
 
@@ -124,6 +134,15 @@ class RegionConfig:
             packaged(self.backbone_weights)
         elif self.backbone_weights not in ("timm", "random"):
             _require_file("backbone_weights", self.backbone_weights)
+
+
+def made_with(regions: str) -> dict[str, Any]:
+    """The settings by name that a `regions` table was made with, but for those that say where the
+    work is done; none where they are not known."""
+    success = storage.committed(regions) or {}
+    made_from = success.get("made_from", {})
+    wanted = {field.name for field in fields(RegionConfig)} - WHERE
+    return {name: made_from[f"regions.{name}"] for name in wanted if f"regions.{name}" in made_from}
 
 
 def is_name(weights: str) -> bool:
