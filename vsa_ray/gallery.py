@@ -11,9 +11,12 @@ import pyarrow.compute as pc
 
 from vsa_ray import batches
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.images import ImageConfig, ImageError, load
+from vsa_ray.images import PILLOW_LIMIT, ImageConfig, ImageError, load
 from vsa_ray.report import GalleryImage, GalleryRegion, GalleryWord, thumbnail
 from vsa_ray.snippets import Snippet, SnippetConfig, align
+
+LIMITS = ImageConfig(max_pixels=PILLOW_LIMIT, max_bytes=2**31)
+"""What is shown was loaded before, within the limits of its run."""
 
 
 def gallery_images(
@@ -51,7 +54,7 @@ def gallery_images(
             yield _failed(row, sentences_of, f"no caption: {reason}")
             continue
         try:
-            pixels = load(row["uri"], ImageConfig())
+            pixels = load(row["uri"], LIMITS)
         except ImageError as error:
             yield _failed(row, sentences_of, str(error))
             continue
