@@ -30,6 +30,7 @@ from jobs import caption_corpus
 from vsa_ray import datasets, images, listing, schema, storage
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.datasets import Stage
+from vsa_ray.errors import UserError
 from vsa_ray.outputs import SUMMARY, OutputError, TableOutput
 from vsa_ray.regions import RegionConfig
 from vsa_ray.s3 import StorageOutage
@@ -162,6 +163,17 @@ def test_tar_shards_and_bytes_in_parquet(
         same = apart(found.drop_columns(["image_id", "uri"]).to_pylist())
         assert same == (rows, pytest.approx(log_probs, abs=1e-4))
     assert found["image_id"] == expected["image_id"]
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for i in range(3):
+        with tarfile.open(tmp_path / "shards" / f"{i}.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo("a.png"))
+    whole = (tmp_path / "shards" / "1.tar").read_bytes()
+    (tmp_path / "shards" / "1.tar").write_bytes(whole * 2)
+    with pytest.raises(UserError, match=r"^\S*/1\.tar: after byte 512 comes .* \(byte 10240\)"):
+        listing.list_images(str(tmp_path / "shards"), str(tmp_path / "out"), datasets.each)
 
 
 def test_odd_pictures_among_good_ones(

@@ -13,11 +13,17 @@ import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from vsa_ray.errors import UserError
+
 STALLED_SECONDS = 600
 """Nothing at all has moved for so long: the job stops instead of holding a cluster."""
 
 IO_CPUS = 0.25
 """Logical CPUs of a task that mostly waits: loading images, writing."""
+
+MISTAKE = "_mistake"
+"""Column of what a user has to put right: of what a function raises Ray Data hands on the text
+alone, in a traceback."""
 
 READ_CPUS = 0.1
 """Of a task that reads parts. Not IO_CPUS, or Ray would fuse it with the loading of its images:
@@ -77,9 +83,16 @@ def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
 
 
 def each(function: Callable[[Any], dict[str, Any]], items: list[Any]) -> Iterator[dict[str, Any]]:
-    """`function(item)` of every item, many at once, anywhere; what they return, in any order."""
+    """`function(item)` of every item, many at once, anywhere; what they return, in any order.
+
+    Raises:
+        UserError: a function has raised one.
+    """
     numbers = ray.data.range(len(items), override_num_blocks=max(1, len(items)))
-    yield from mapped(numbers, _each, function, items, num_cpus=IO_CPUS).iter_rows()
+    for row in mapped(numbers, _each, function, items, num_cpus=IO_CPUS).iter_rows():
+        if MISTAKE in row:
+            raise UserError(row[MISTAKE])
+        yield row
 
 
 def mapped(
@@ -100,4 +113,7 @@ def mapped(
 
 
 def _each(numbers: pa.Table, function: Callable[[Any], Any], items: list[Any]) -> pa.Table:
-    return pa.Table.from_pylist([function(items[i]) for i in numbers["id"].to_pylist()])
+    try:
+        return pa.Table.from_pylist([function(items[i]) for i in numbers["id"].to_pylist()])
+    except UserError as mistake:
+        return pa.table({MISTAKE: [str(mistake)]})
