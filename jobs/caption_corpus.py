@@ -23,8 +23,9 @@ from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig
-from vsa_ray.outputs import TableOutput, Written, origin
-from vsa_ray.regions import RegionConfig
+from vsa_ray.outputs import TableOutput, origin
+from vsa_ray.regions import RegionConfig, made_with
+from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
 
 logger = logging.getLogger("jobs")
@@ -61,6 +62,9 @@ class JobConfig:
     max_error_rate: float = 0.5
     """The job stops when a larger share of the images fails."""
 
+    retry_failed: bool = False
+    """Make the rows of a finished table anew that failed, say since their access was denied."""
+
     def check(self) -> None:
         detect_regions.check_batch(self)
         require_model(self.mrnn, "--mrnn", "MultimodalRNN")
@@ -72,10 +76,13 @@ class JobConfig:
         else:
             require_table(self.regions_table, "--regions-table")
             require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
+            _require_alike(self)
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
     output = _output(config)
+    if config.retry_failed and (failed := output.reopen()):
+        logger.info("%s: %d rows failed; making them again", config.out, failed)
     written = output.finished()
     if written is None:
         output.begin()
@@ -107,13 +114,28 @@ def _output(config: JobConfig) -> TableOutput:
 
 def _learned(config: JobConfig) -> RegionConfig:
     """The settings of regions as the model's were made, but for what is set otherwise."""
-    made_from: dict[str, Any] = (storage.committed(config.mrnn) or {}).get("made_from", {})
-    learned = {
+    return config.regions.like(_learned_from(config.mrnn))
+
+
+def _learned_from(mrnn: str) -> dict[str, Any]:
+    """Settings by name of the regions that a model learned from; none where they are not known."""
+    made_from: dict[str, Any] = (storage.committed(mrnn) or {}).get("made_from", {})
+    return {
         name.removeprefix(FEATURES): value
         for name, value in made_from.items()
         if name.startswith(FEATURES)
     }
-    return config.regions.like(learned)
+
+
+def _require_alike(config: JobConfig) -> None:
+    """Features of one width may still be of two backbones: raise ConfigError."""
+    learned, made = _learned_from(config.mrnn), made_with(config.regions_table)
+    for name in ("backbone", "maps", "image_side"):
+        if name in learned and name in made and learned[name] != made[name]:
+            raise ConfigError(
+                f"--regions-table {config.regions_table} was made with {name} {made[name]}, but "
+                f"--mrnn {config.mrnn} learned from {learned[name]}; give regions made alike"
+            )
 
 
 def _inputs(config: JobConfig) -> inputs.Inputs:
@@ -143,5 +165,10 @@ def _flags(regions: RegionConfig) -> Iterator[str]:
             yield f"--regions.{name.replace('_', '-')} {value}"
 
 
+def is_finished(config: JobConfig) -> bool:
+    """Whether there is nothing to do."""
+    return not config.retry_failed and _output(config).finished() is not None
+
+
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)
+    launch(main, JobConfig, __doc__, finished=is_finished)

@@ -8,6 +8,7 @@ read become rows that say why. A job that is killed goes on when it is started a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,12 @@ from vsa_ray import datasets, listing, storage, tracking
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig, LoadImages
-from vsa_ray.outputs import TableOutput, Written, origin
+from vsa_ray.outputs import TableOutput, origin
 from vsa_ray.regions import DetectRegions, RegionConfig
+from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
+
+logger = logging.getLogger("jobs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,9 @@ class JobConfig:
     max_error_rate: float = 0.5
     """The job stops when a larger share of the images fails."""
 
+    retry_failed: bool = False
+    """Make the rows of a finished table anew that failed, say since their access was denied."""
+
     def check(self) -> None:
         check_batch(self)
         check_images(self.images)
@@ -49,6 +56,8 @@ class JobConfig:
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
     output = _output(config)
+    if config.retry_failed and (failed := output.reopen()):
+        logger.info("%s: %d rows failed; making them again", config.out, failed)
     written = output.finished()
     if written is None:
         output.begin()
@@ -107,5 +116,10 @@ def stages(config: Any, *, models: int = 1) -> list[Stage]:
     ]
 
 
+def is_finished(config: JobConfig) -> bool:
+    """Whether there is nothing to do."""
+    return not config.retry_failed and _output(config).finished() is not None
+
+
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)
+    launch(main, JobConfig, __doc__, finished=is_finished)

@@ -38,7 +38,7 @@ class JobConfig:
     """The split to measure on: test, or dev while settings are being chosen."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How the words in the gallery are aligned."""
+    """How the words in the gallery are aligned; detector_weight also counts in the grounding."""
 
     gallery_images: int = 200
     """Pictures in the gallery; 0 makes none."""

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from jobs.launch import launch, log_written, require_model, require_table
 from vsa_ray import datasets, inputs, schema, storage, texts, tracking
 from vsa_ray.datasets import Stage
-from vsa_ray.outputs import TableOutput, Written, origin
+from vsa_ray.outputs import TableOutput, origin
 from vsa_ray.snippets import ExtractSnippets, SnippetConfig
+from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
 from vsa_ray.vocabulary import Vocabulary
 

@@ -16,7 +16,7 @@ import ray
 from vsa_ray import config, datasets, schema, storage
 from vsa_ray.config import ConfigError
 from vsa_ray.errors import mistake_behind
-from vsa_ray.outputs import Written
+from vsa_ray.table_files import Written
 
 logger = logging.getLogger("jobs")
 

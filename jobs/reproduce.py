@@ -73,6 +73,12 @@ class JobConfig(Settings):
             raise ConfigError(f"--seeds must be >= 1, got {self.seeds}")
         if not self.results.endswith(".json"):
             raise ConfigError(f"--results must be a .json file, got {self.results}")
+        page = _page(self.results)
+        if storage.exists(page) and not storage.read_text(page).startswith(results.TITLE):
+            raise ConfigError(
+                f"--results {self.results}: {page} is no page of results, and would be replaced; "
+                "choose a folder of its own"
+            )
         require_directory(storage.join(self.data, CORPUS), "--data: the corpus")
         self.detecting.check()
 
@@ -117,7 +123,7 @@ def main(config: JobConfig) -> dict[str, Any]:
         "seeds": list(range(config.seeds)),
         "command": (
             f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
-            f"--out OUT --results {config.recipe}.json {flags}"
+            f"--out OUT --results docs/results/{config.recipe}.json {flags}"
         ),
         "config": to_yaml(settings),
         "commit": ", ".join(dict.fromkeys(tables.stamps + parts.stamps)),
@@ -132,7 +138,11 @@ def main(config: JobConfig) -> dict[str, Any]:
 
 def _make_tables(config: JobConfig, parts: Parts) -> None:
     """The corpus, the regions of all images, and two more kinds of regions of the test images."""
-    reader = replace(config.reader, phrases=storage.join(config.data, PHRASES))
+    reader = replace(config.reader, phrases="")
+    made = {"reader": reader, "loading": config.loading, "regions": config.regions}
+    # Recipes share them, and so have to agree on how they are made.
+    Output(uri=config.at("parts"), made_from=origin("tables", {}, **made)).begin()
+    reader = replace(reader, phrases=storage.join(config.data, PHRASES))
     read = read_corpus.JobConfig(
         corpus=storage.join(config.data, CORPUS), out=config.out, reader=reader
     )
@@ -229,14 +239,22 @@ def _train_captioners(config: JobConfig, parts: Parts, decoding: Decoding) -> No
 
 def write_page(file: str) -> str:
     """Write the page of all results beside a file of them -> where it is."""
-    folder = file.rpartition("/")[0] or "."
+    folder = _folder(file)
     files = sorted(name for name in storage.list_files(folder) if name.endswith(".json"))
     # The paper's own recipe comes first.
     files.sort(key=lambda name: not name.endswith("_paper.json"))
     found = {PurePosixPath(name).stem: storage.read_json(name) for name in files}
-    page = storage.join(folder, "README.md")
+    page = _page(file)
     storage.write_bytes(page, results.results_page(found).encode())
     return page
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0] or "."
+
+
+def _page(file: str) -> str:
+    return storage.join(_folder(file), "README.md")
 
 
 if __name__ == "__main__":

@@ -57,13 +57,14 @@ class JobConfig:
 def main(
     config: JobConfig, parent: Run | None = None, *, callbacks: Sequence[UserCallback] = ()
 ) -> Metrics:
-    """`callbacks` hear of every epoch; jobs.tune listens."""
+    """`callbacks` hear of every epoch that is measured; jobs.tune listens."""
     inputs = {"regions": config.regions, "sentences": config.sentences}
     settings = {"alignment": config.alignment, "training": config.training}
     made_from = origin("train_alignment", inputs, vocabulary=config.vocabulary, **settings)
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
         logger.info("%s is trained already", config.out)
+        storage.delete(storage.join(config.out, runs.CHECKPOINTS))  # it was killed before it did
         return dict(done["best"])
     runs.begin(output, config.training, resume=config.resume)
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")

@@ -21,7 +21,7 @@ from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.outputs import Output, origin
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.tasks import AlignmentTask
+from vsa_ray.training.tasks import AlignmentTask, Metrics
 from vsa_ray.tuning import SEARCHED, SearchConfig, Settings, Trial, search, short
 from vsa_ray.vocabulary import VocabularyConfig
 
@@ -78,10 +78,10 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     has_margin = config.alignment.loss != "softmax"
     with tracking.run("tune", asdict(config)) as parent:
 
-        def trial(settings: Settings, callbacks: list[Any]) -> None:
+        def trial(settings: Settings, callbacks: list[Any]) -> Metrics:
             name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
             training = replace(config.training_with(settings, name), resume=True)
-            train_alignment.main(training, parent, callbacks=callbacks)
+            return train_alignment.main(training, parent, callbacks=callbacks)
 
         trials = search(
             trial,

@@ -18,15 +18,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vsa_ray import s3, storage
 from vsa_ray.config import flatten
 from vsa_ray.errors import UserError
 from vsa_ray.spans import Span, disjoint, pending, span_of
+from vsa_ray.table_files import Format, Written, encode, look
 
 JOB = "_job.json"
 """What an output is being made from. Starts with `_`: not data, see storage.py."""
@@ -75,14 +76,6 @@ def _what(settings: Any) -> dict[str, Any]:
     return plain
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A finished table, or a part of one: its rows, and how many of them by status."""
-
-    rows: int
-    by_status: dict[str, int]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """A directory that one job makes. Plain data: travels to every task."""
@@ -125,7 +118,7 @@ class Output:
 class TableOutput(Output):
     """A table that many tasks write at once."""
 
-    format: Literal["parquet", "jsonl"] = "parquet"
+    format: Format = "parquet"
     max_error_rate: float = 1.0
     """Not committed where a larger share of the rows has failed."""
 
@@ -143,6 +136,23 @@ class TableOutput(Output):
         success = self.committed()
         return Written(success["rows"], success["by_status"]) if success else None
 
+    def reopen(self) -> int:
+        """Take the failed rows out of a finished table, so that the job makes them again; their
+        files' other rows too -> how many have failed. Nothing where it has not finished.
+        """
+        if self.committed() is None:
+            return 0
+        files = list(self.done().values())
+        failed = {
+            file: written.rows - written.by_status.get("ok", 0)
+            for file, written in zip(files, self._look_into(files), strict=True)
+        }
+        if total := sum(failed.values()):
+            _delete(storage.join(self.uri, storage.SUCCESS))  # first: from here on it is unfinished
+            for file in (file for file, rows in failed.items() if rows):
+                _delete(file)
+        return total
+
     def write(self, span: Span, table: pa.Table) -> Written:
         """Commit what was made from some rows of the input, as one file.
 
@@ -150,9 +160,8 @@ class TableOutput(Output):
         """
         self._check_turn()
         name = f"{span.name}.{self.format}"
-        written = Written(len(table), _by_status(table))
-        encode = _as_parquet if self.format == "parquet" else _as_lines
-        storage.write_bytes(storage.join(self.uri, name), encode(table, written))
+        data, written = encode(table, self.format)
+        storage.write_bytes(storage.join(self.uri, name), data)
         return written
 
     def done(self) -> dict[Span, str]:
@@ -237,9 +246,7 @@ class TableOutput(Output):
             )
 
     def _check(self, done: Mapping[Span, str], rows: int | None) -> Written:
-        """Look into every file."""
-        with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(self._look, done.values()))
+        found = self._look_into(list(done.values()))
         by_status: Counter[str] = Counter()
         for (span, file), written in zip(done.items(), found, strict=True):
             if rows is None and written.rows != span.rows:
@@ -255,46 +262,15 @@ class TableOutput(Output):
             )
         return whole
 
-    def _look(self, file: str) -> Written:
-        """What a file holds: of Parquet its footer is read, of JSON lines all of it."""
-        if self.format == "jsonl":
-            lines = storage.read_bytes(file).splitlines()
-            return Written(len(lines), dict(Counter(json.loads(line)["status"] for line in lines)))
-        metadata = s3.patiently(file, lambda: _footer(file))
-        counts = (metadata.metadata or {}).get(b"by_status", b"{}")
-        return Written(metadata.num_rows, json.loads(counts))
+    def _look_into(self, files: list[str]) -> list[Written]:
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(partial(look, format=self.format), files))
 
 
 def _is_data(file: str) -> bool:
     return not file.rpartition("/")[2].startswith("_")
 
 
-def _by_status(table: pa.Table) -> dict[str, int]:
-    if "status" not in table.schema.names:
-        return {"ok": len(table)}
-    return dict(Counter(table["status"].to_pylist()))
-
-
 def _delete(file: str) -> None:
     filesystem, path = storage.resolve(file)
     s3.patiently(file, lambda: filesystem.delete_file(path))
-
-
-def _as_parquet(table: pa.Table, written: Written) -> bytes:
-    sink = pa.BufferOutputStream()
-    counts = {b"by_status": json.dumps(written.by_status).encode()}
-    table = table.replace_schema_metadata(counts)
-    pq.write_table(table, sink, compression="zstd")
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _as_lines(table: pa.Table, _written: Written) -> bytes:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
-    return "".join(lines).encode()
-
-
-def _footer(file: str) -> Any:
-    filesystem, path = storage.resolve(file)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-        return parquet.metadata

@@ -18,7 +18,6 @@ for us as for every other Parquet reader.
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -212,19 +211,6 @@ def delete(uri: str) -> None:
             filesystem.delete_dir(path)
 
     _on(uri, remove)
-
-
-def download(uri: str, directory: Path) -> Path:
-    """A local path of one file, for libraries that only open paths; a local file is not copied."""
-
-    def fetch(filesystem: pyarrow.fs.FileSystem, path: str) -> Path:
-        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-            return Path(path)
-        target = directory / os.path.basename(path)  # noqa: PTH119 - a key, not a local path
-        pyarrow.fs.copy_files(path, str(target), source_filesystem=filesystem)
-        return target
-
-    return _on(uri, fetch)
 
 
 def write_table(uri: str, table: pa.Table) -> None:

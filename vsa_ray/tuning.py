@@ -50,7 +50,7 @@ class SearchConfig:
     """Lowest and highest learning rate, searched on a logarithmic scale."""
 
     grace_epochs: int = 3
-    """No trial is stopped before so many epochs."""
+    """No trial is stopped before so many epochs; only those that are measured count."""
 
     seed: int = 0
     """Of the proposals."""
@@ -83,7 +83,7 @@ class Trial:
 
 
 def search(
-    trial: Callable[[Settings, list[ray.train.UserCallback]], None],
+    trial: Callable[[Settings, list[ray.train.UserCallback]], dict[str, float]],
     config: SearchConfig,
     out: str,
     *,
@@ -94,7 +94,8 @@ def search(
     """Try proposals -> trials, the best first. A search that was killed goes on.
 
     Args:
-        trial: trains with a proposal, and hands the callbacks on to the training.
+        trial: trains with a proposal, and hands the callbacks on to the training; returns the
+            metrics of the best epoch.
         searched: which of SEARCHED are proposed.
         score: the metric that says how good an epoch was; higher is better.
         epochs: how many a trial runs if it is not stopped.
@@ -105,8 +106,10 @@ def search(
     filesystem, path = storage.resolve(out)
     experiment = f"{path}/{EXPERIMENT}"
 
-    def run(settings: Settings) -> None:
-        trial(settings, [TuneReportCallback()])  # type: ignore[no-untyped-call]
+    def run(settings: Settings) -> dict[str, float]:
+        # Tune hears of the best epoch once more at the end: it may have been killed after the last
+        # one, before it had written down what it heard, and then there is none left to train.
+        return trial(settings, [TuneReportCallback()])  # type: ignore[no-untyped-call]
 
     # The trial itself only waits for its workers, which ask for their own resources.
     trainable = ray.tune.with_resources(run, {"CPU": 0.1})
@@ -125,7 +128,10 @@ def search(
                 max_concurrent_trials=config.concurrent_trials,
                 search_alg=OptunaSearch(seed=config.seed),
                 scheduler=ASHAScheduler(
-                    time_attr="epoch", max_t=epochs, grace_period=config.grace_epochs
+                    time_attr="epoch",
+                    max_t=epochs,
+                    grace_period=config.grace_epochs,
+                    stop_last_trials=False,  # what has been trained is still to be kept
                 ),
             ),
             run_config=ray.tune.RunConfig(

@@ -172,7 +172,7 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_told_to(
     expected = weights(str(toy / "straight"))
 
     kill_driver(job(toy, "killed"), toy)
-    with pytest.raises(OutputError, match=r"killed was begun, epoch \d+ of 25 is done; --resume"):
+    with pytest.raises(OutputError, match=r"killed was begun, \d+ of 25 epochs are done; --resume"):
         train_alignment.main(job(toy, "killed"))
     for checkpoint in (toy / "killed" / "_train" / "run").iterdir():
         if checkpoint.is_dir():

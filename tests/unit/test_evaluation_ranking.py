@@ -42,7 +42,7 @@ def test_pairs_of_two_corpora(
     regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary
 ) -> None:
     broken = sentences.filter(pc.equal(sentences["image_id"], "broken.jpg"))
-    with pytest.raises(ValueError, match="no sentence belongs to an image of the regions table"):
+    with pytest.raises(ValueError, match="no sentence belongs to a good image"):
         evaluation.pairs(regions, broken, vocabulary)
 
 

@@ -117,8 +117,11 @@ def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     storage.write_table(str(run / "wide"), wide.set_column(at, "features", features))
     storage.commit(str(run / "wide"), {})
     shutil.copytree(run / "mrnn", run / "another_mrnn")
-    learned = {"features.detector": "onnx", "features.weights": "lost.onnx"}
+    learned = {"features.detector": "onnx", "features.weights": "lost.onnx", "features.maps": 3}
     storage.commit(str(run / "another_mrnn"), {"made_from": learned})
+    shutil.copytree(run / "regions", run / "made_otherwise")
+    storage.commit(str(run / "made_otherwise"), {"made_from": {"regions.maps": 1}})
+    (run / "README.md").write_text("# A project of one's own")
     monkeypatch.chdir(run)
     return run
 
@@ -207,6 +210,16 @@ MISTAKES = [
         "caption_corpus",
         (*CAPTIONED, "--regions-table", "wide"),
         "--mrnn mrnn takes features of 6 numbers, but those of wide have 9",
+    ),
+    (
+        "caption_corpus",
+        (*CAPTIONED, "--mrnn", "another_mrnn", "--regions-table", "made_otherwise"),
+        "made_otherwise was made with maps 1, but --mrnn another_mrnn learned from 3; give",
+    ),
+    (
+        "reproduce",
+        ("--data", ".", "--out", "o", "--results", "r.json"),
+        "./README.md is no page of results, and would be replaced; choose a folder",
     ),
     (  # regions are made as those that the model learned from
         "caption_corpus",

@@ -19,9 +19,9 @@ from jobs import (
 from vsa_ray import schema, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.errors import UserError
-from vsa_ray.outputs import Written
 from vsa_ray.results import Decoding, Parts, Recipe
 from vsa_ray.results.grounding import WITH_DETECTOR
+from vsa_ray.table_files import Written
 
 RANKS = {"r1": 1.0, "r5": 2.0, "r10": 3.0, "median_rank": 4.0}
 RETRIEVAL = {"image_annotation": RANKS, "image_search": RANKS}

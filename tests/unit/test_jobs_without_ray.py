@@ -19,7 +19,7 @@ from vsa_ray import schema, storage
 from vsa_ray.captions import CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.corpora import ReaderConfig, SceneConfig, generate_scenes
-from vsa_ray.outputs import Written
+from vsa_ray.table_files import Written
 
 Start = Callable[..., Any]
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from vsa_ray import schema, storage
-from vsa_ray.outputs import SUMMARY, OutputError, TableOutput, Written, origin
+from vsa_ray.outputs import SUMMARY, OutputError, TableOutput, origin
 from vsa_ray.spans import Span
+from vsa_ray.table_files import Written
 
 
 def output(tmp_path: Path, **made_from: Any) -> TableOutput:
@@ -199,3 +200,21 @@ def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
     storage.commit(source.uri, {"made_from": {"job": "another"}})
     second = origin("test", {"source": source.uri, "other": ""}, snippets=settings)
     assert second["source.version"] != first["source.version"]
+
+
+@FORMATS
+def test_failed_rows_are_made_again(tmp_path: Path, format: Any) -> None:
+    out = replace(output(tmp_path), format=format)
+    out.begin()
+    assert out.reopen() == 0
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    out.write(Span(0, 2, 3), rows("c", status="access_denied"))
+    assert out.reopen() == 0  # it has not finished: what is missing is made first
+    out.finish([3])
+    assert out.reopen() == 1
+    assert out.finished() is None
+    assert list(out.done()) == [Span(0, 0, 2)]
+    out.write(Span(0, 2, 3), rows("c"))
+    assert out.finish([3]) == Written(3, {"ok": 3})
+    assert out.reopen() == 0
+    assert out.finished() == Written(3, {"ok": 3})

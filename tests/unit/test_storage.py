@@ -92,12 +92,6 @@ def test_read_table_errors(folder: str) -> None:
         storage.read_table(storage.join(folder, "table"), wanted)
 
 
-def test_download(folder: str, tmp_path: Path) -> None:
-    uri = storage.join(folder, "weights.bin")
-    storage.write_bytes(uri, b"weights")
-    assert storage.download(uri, tmp_path).read_bytes() == b"weights"
-
-
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(IsADirectoryError):

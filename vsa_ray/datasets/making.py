@@ -25,8 +25,9 @@ from vsa_ray.datasets.slices import pack, runs, unpack
 from vsa_ray.errors import UserError, mistake_behind
 from vsa_ray.inputs import Columns, Inputs, Part, slices
 from vsa_ray.listing import PART_ROWS
-from vsa_ray.outputs import OutputError, TableOutput, Written
+from vsa_ray.outputs import OutputError, TableOutput
 from vsa_ray.spans import Span, pending
+from vsa_ray.table_files import Written
 
 FILE_ROWS = 64
 """Rows of a file, where as many come in order: what a kill can cost, beside what is under way."""

@@ -49,7 +49,10 @@ def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pai
     image_of = pc.index_in(sentences["image_id"], value_set=regions["image_id"])
     known = pc.is_valid(image_of)
     if not len(regions):
-        raise UserError("no sentence belongs to an image of the regions table; same corpus?")
+        raise UserError(
+            "no sentence belongs to a good image of the regions table: is it of the same corpus, "
+            "or have all of its images failed (column `error`)?"
+        )
     words = [vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
     return Pairs(
         batches.features(regions), Ragged.of(words), image_of.filter(known).to_numpy().astype(int)

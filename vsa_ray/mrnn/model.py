@@ -165,11 +165,6 @@ class MultimodalRNN(nn.Module):
         losses_N = F.cross_entropy(logits_NV, tokens.targets_N, reduction="none")
         return losses_N.new_zeros(len(lengths_B)).index_add(0, tokens.sentences_N, losses_N)
 
-    def loss(self, features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> Tensor:
-        """Mean negative log-likelihood of a token, END included; exp of it is the perplexity."""
-        losses_B: Tensor = self(features_BF, ids_W, lengths_B)
-        return losses_B.sum() / (len(ids_W) + len(lengths_B))
-
     def image_inputs(self, features_BF: Tensor) -> Tensor:
         """b_v of Eq. 13 -> (B, G)."""
         features_BF = (features_BF.to(self.mean_F.dtype) - self.mean_F) / self.scale_F

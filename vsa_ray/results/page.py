@@ -34,8 +34,10 @@ _TEXTS: Measures = {
     "CIDEr": ("cider",),
 }
 
-_INTRODUCTION = """\
-# Flickr8k, beside the paper
+TITLE = "# Flickr8k, beside the paper"
+
+_INTRODUCTION = f"""\
+{TITLE}
 
 Written by `jobs.reproduce` from the JSON files in this directory; change those, not this page.
 The photographs of the official split: 6,000 to learn from, 1,000 to choose settings by (dev), 1,000

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import nn
+
+HOW = {"made_from": False}
+"""Of settings that change nothing about the result: a training may go on with others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +35,8 @@ class TrainConfig:
     it has hardly seen yet, can put a model where it tells nothing apart."""
 
     weight_decay: float = 0.0
-    """Share of every weight that is taken off it a step, times the learning rate."""
+    """adam takes this share of every weight off it a step, times the learning rate; sgd and rmsprop
+    add it, times the weight, to the gradient after its cut."""
 
     max_gradient: float = 5.0
     """Every element of a gradient is cut at plus and minus this (the paper: important)."""
@@ -44,11 +48,11 @@ class TrainConfig:
     num_workers: int = 1
     """Processes, one a GPU, or sharing the CPUs."""
 
-    min_workers: int = 0
+    min_workers: int = field(default=0, metadata=HOW)
     """Fewest processes that training goes on with while nodes are missing; the global batch stays
     as it is. 0 waits until there is room for num_workers."""
 
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = field(default=10.0, metadata=HOW)
     """A checkpoint is written so often within an epoch, beside the one at its end."""
 
     measure_every: int = 1

@@ -86,7 +86,7 @@ def train(
         images: as datasets.training_images makes them, each text with a word that the task's
             vocabulary knows.
         output: as runs.begin has claimed it; a training that was stopped there goes on.
-        callbacks: hear of every epoch.
+        callbacks: hear of every epoch that is measured.
 
     Returns:
         The metrics of the best epoch.
@@ -124,13 +124,14 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
     """Train, through failures of workers as long as there is a checkpoint between them."""
     filesystem, path = storage.resolve(storage.join(work.output, runs.CHECKPOINTS))
     own = [_Epochs(callback) for callback in callbacks]
+    scaling = _scaling(work.config)  # once: a node that is lost for a moment changes nothing
     while True:
         before = runs.done(work.output)
         trainer = ray.train.torch.TorchTrainer(
             _work,  # type: ignore[arg-type]  # what it returns is in the result
             train_loop_config={"work": work},
             torch_config=_TorchConfig(),
-            scaling_config=_scaling(work.config),
+            scaling_config=scaling,
             run_config=ray.train.RunConfig(
                 name=runs.RUN,
                 storage_path=path,
@@ -159,12 +160,14 @@ def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], li
 
 
 def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
-    """A GPU a worker; without any, the CPUs, but for what data and a trial of Tune need."""
+    """A GPU a worker; where there is none, the CPUs, but for what data and a trial of Tune need."""
     most, least = config.num_workers, config.min_workers or config.num_workers
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     settings: dict[str, Any] = {"num_workers": most if least == most else (least, most)}
-    if resources.get("GPU", 0) >= least:
+    if gpus := resources.get("GPU", 0):
         settings["use_gpu"] = True
+        if gpus < least:
+            logger.warning("training takes %d GPUs, of which there are %d: it waits", least, gpus)
     else:
         cpus = min(WORKER_CPUS, max(0.01, resources.get("CPU", 1) - 1.25) / most)
         settings["resources_per_worker"] = {"CPU": cpus}
@@ -249,8 +252,10 @@ class _RayPlace:
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Runs in a thread; Ray knows of the checkpoint when it has returned."""
         kept = ray.train.get_context().get_storage()
-        checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
-        shutil.rmtree(checkpoint.path)
+        try:
+            checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
+        finally:
+            shutil.rmtree(checkpoint.path)
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
 

@@ -2,7 +2,8 @@
 
 The images of an epoch are shuffled and cut into global batches, every image in exactly one. How
 many workers there are, and how their images lie in blocks, changes nothing about that: a training
-that goes on after a kill, with as many workers or with others, goes on with the same batches.
+that goes on after a kill, with as many workers or with others, goes on with the same batches. (A
+corpus too large to shuffle fully is dealt in as many parts as the settings have workers.)
 
     images     0 1 2 3 4 5 ...                 numbered as the dataset has them
     shuffled   4 1 | 0 5 | 3 2 | ...           global batches, of sizes that differ by one at most
@@ -44,7 +45,7 @@ def global_batches(images: int, config: TrainConfig, epoch: int) -> list[Numbers
     few blocks.
     """
     random = np.random.default_rng([config.seed, epoch])
-    parts = config.num_workers
+    parts = config.num_workers if images > config.shuffle_images else 1
     order = _shuffled(images, config, random)
     # Part p's images are p, p + parts, ... of the epoch: every part is used up equally fast.
     part_of = np.arange(images) % parts

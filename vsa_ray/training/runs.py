@@ -33,7 +33,7 @@ def begin(output: Output, config: TrainConfig, *, resume: bool) -> None:
     reached = done(output.uri)
     if reached is not None and not resume:
         raise OutputError(
-            f"{output.uri} was begun, epoch {reached.epoch} of {config.epochs} is done; "
+            f"{output.uri} was begun, {reached.epoch} of {config.epochs} epochs are done; "
             "--resume True goes on, another --out starts anew"
         )
 

@@ -273,7 +273,8 @@ class CaptionTask:
             batch = batch.to(model.mean_F.device)
             total += float(model(batch.features.rows, batch.words.rows, batch.words.lengths).sum())
             tokens += _tokens(batch)
-        return math.exp(total / tokens)
+        # A model that has gone astray costs more than an exponential holds; 1e26 is bad enough.
+        return math.exp(min(total / tokens, 60.0))
 
 
 def _sentences(images: pa.Table) -> list[list[list[str]]]:

@@ -1,0 +1,65 @@
+"""A file of a table: rows to bytes, and what a file says that it holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vsa_ray import s3, storage
+
+Format = Literal["parquet", "jsonl"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished table, or a part of one: its rows, and how many of them by status."""
+
+    rows: int
+    by_status: dict[str, int]
+
+
+def encode(table: pa.Table, format: Format) -> tuple[bytes, Written]:
+    """The bytes of a file, and what is in it."""
+    written = Written(len(table), _by_status(table))
+    return (_as_parquet(table, written) if format == "parquet" else _as_lines(table)), written
+
+
+def look(file: str, format: Format) -> Written:
+    """What a file holds: of Parquet its footer is read, of JSON lines all of it."""
+    if format == "jsonl":
+        lines = storage.read_bytes(file).splitlines()
+        return Written(len(lines), dict(Counter(json.loads(line)["status"] for line in lines)))
+    metadata = s3.patiently(file, lambda: _footer(file))
+    counts = (metadata.metadata or {}).get(b"by_status", b"{}")
+    return Written(metadata.num_rows, json.loads(counts))
+
+
+def _by_status(table: pa.Table) -> dict[str, int]:
+    if "status" not in table.schema.names:
+        return {"ok": len(table)}
+    return dict(Counter(table["status"].to_pylist()))
+
+
+def _as_parquet(table: pa.Table, written: Written) -> bytes:
+    sink = pa.BufferOutputStream()
+    counts = {b"by_status": json.dumps(written.by_status).encode()}
+    table = table.replace_schema_metadata(counts)
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _as_lines(table: pa.Table) -> bytes:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
+    return "".join(lines).encode()
+
+
+def _footer(file: str) -> Any:
+    filesystem, path = storage.resolve(file)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        return parquet.metadata
