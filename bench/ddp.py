@@ -123,13 +123,19 @@ class Worker:
         return {
             "all-reduce of gradients": lambda: dist.all_reduce(gradients),
             "gather words, and back": lambda: (
-                gathering.gather_rows(Ragged(words_WD, lengths_C))[0].rows.sum().backward()
+                _exchanged(Ragged(words_WD, lengths_C)).sum().backward()
             ),
             "gather a number a sentence": lambda: gathering.gather(
                 torch.zeros(2 * len(self.images))
             ),
             "update, made by both": self.optimizer.step,
         }
+
+
+def _exchanged(own: Ragged) -> Tensor:
+    exchange = gathering.Exchange(own.lengths)
+    exchange.send(own.rows)
+    return exchange.receive()[0].rows
 
 
 def work(member: int, meeting: Meeting) -> None:

@@ -66,7 +66,7 @@ def _work(rank: int, num_workers: int, folder: Path) -> None:
     results = {
         "who": (gathering.rank(), gathering.num_workers()),
         "gather": _gather(rank, num_workers),
-        "gather_rows": _gather_rows(rank, num_workers),
+        "exchange": _exchange(rank),
         "on the way": _on_the_way(rank),
     }
     results |= _losses(rank, num_workers)
@@ -74,7 +74,7 @@ def _work(rank: int, num_workers: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-# What is asked of gather and gather_rows: worker r multiplies all that it got with r + 1.
+# What is asked of gather and of an exchange: worker r multiplies all that it got with r + 1.
 
 
 def _gather(rank: int, num_workers: int) -> Results:
@@ -100,9 +100,15 @@ def _own_rows(rank: int) -> Ragged:
     return Ragged(_numbers(rank, int(lengths.sum()), 2).requires_grad_(), lengths)
 
 
-def _gather_rows(rank: int, num_workers: int) -> Results:
+def _exchanged(own: Ragged) -> tuple[Ragged, int]:
+    exchange = gathering.Exchange(own.lengths)
+    exchange.send(own.rows)
+    return exchange.receive()
+
+
+def _exchange(rank: int) -> Results:
     own = _own_rows(rank)
-    all_rows, first = gathering.gather_rows(own)
+    all_rows, first = _exchanged(own)
     ((rank + 1) * all_rows.rows.pow(2).sum()).backward()
     return {
         "rows": all_rows.rows.detach(),
@@ -242,21 +248,21 @@ def test_gather_sums_the_gradients_of_all(workers: list[Results]) -> None:
             torch.testing.assert_close(gradient_32, own_32)
 
 
-def test_gather_rows_puts_ragged_rows_end_to_end(workers: list[Results]) -> None:
+def test_an_exchange_puts_ragged_rows_end_to_end(workers: list[Results]) -> None:
     parts = [_own_rows(rank) for rank in range(len(workers))]
     for rank, found in enumerate(workers):
         rows = torch.cat([part.rows for part in parts]).detach()
-        torch.testing.assert_close(found["gather_rows"]["rows"], rows, rtol=0, atol=0)
+        torch.testing.assert_close(found["exchange"]["rows"], rows, rtol=0, atol=0)
         lengths = torch.cat([part.lengths for part in parts])
-        assert found["gather_rows"]["lengths"].tolist() == lengths.tolist()
-        assert found["gather_rows"]["first"] == sum(len(part.lengths) for part in parts[:rank])
+        assert found["exchange"]["lengths"].tolist() == lengths.tolist()
+        assert found["exchange"]["first"] == sum(len(part.lengths) for part in parts[:rank])
 
 
-def test_gather_rows_sums_the_gradients_of_all(workers: list[Results]) -> None:
+def test_an_exchange_sums_the_gradients_of_all(workers: list[Results]) -> None:
     total = sum(rank + 1 for rank in range(len(workers)))
     for rank, found in enumerate(workers):
         rows = _own_rows(rank).rows.detach()
-        torch.testing.assert_close(found["gather_rows"]["gradient"], 2 * total * rows)
+        torch.testing.assert_close(found["exchange"]["gradient"], 2 * total * rows)
 
 
 def test_gradients_are_on_their_way_while_others_are_computed(workers: list[Results]) -> None:
@@ -284,5 +290,5 @@ def test_the_loss_and_its_gradients_do_not_depend_on_the_workers(
 
 def test_one_process_gathers_nothing() -> None:
     own = _own_rows(3)
-    assert gathering.gather_rows(own) == (own, 0)
+    assert _exchanged(own) == (own, 0)
     torch.testing.assert_close(gathering.gather(own.rows), own.rows[None])

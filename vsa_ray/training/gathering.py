@@ -38,16 +38,9 @@ def gather(value: Tensor) -> Tensor:
     return gathered
 
 
-def gather_rows(own: Ragged) -> tuple[Ragged, int]:
-    """The rows of every worker, end to end in order of rank, and at which thing this worker's own
-    begin. Differentiable."""
-    exchange = Exchange(own.lengths)
-    exchange.send(own.rows)
-    return exchange.receive()
-
-
 class Exchange:
-    """`gather_rows` in steps, with time for other work between `send` and `receive`.
+    """The rows of every worker, end to end in order of rank, with time for other work between `send`
+    and `receive`. Differentiable.
 
     Their gradients are on their way at the same time: autograd goes backwards through what was done
     in between after `receive` and before `send`.
