@@ -39,8 +39,8 @@ def gather(value: Tensor) -> Tensor:
 
 
 class Exchange:
-    """The rows of every worker, end to end in order of rank, with time for other work between `send`
-    and `receive`. Differentiable.
+    """The rows of every worker, end to end in order of rank, with time for other work between
+    `send` and `receive`. Differentiable.
 
     Their gradients are on their way at the same time: autograd goes backwards through what was done
     in between after `receive` and before `send`.
