@@ -215,7 +215,7 @@ def test_no_corpus(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(ValueError, match=r"notes\.txt: a file; give the directory"):
         read(tmp_path / "notes.txt")
-    with pytest.raises(ValueError, match=r"no images \(\.bmp, "):
+    with pytest.raises(ValueError, match=r"no images \(\.jpg, "):
         read(tmp_path, format="folder")
     with pytest.raises(ValueError, match=r"no token file \(\*\.token or \*\.token\.txt\) below it"):
         read(tmp_path, format="flickr")
