@@ -37,8 +37,9 @@ def cluster(
     for name, value in s3_server.items():
         patch.setenv(name, value)
     patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # disturbed.py
-    # Not below pytest's own folder: a socket's path has to be short.
-    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+    # Not below pytest's own folder: a socket's path has to be short. A process of Ray that ends
+    # may still write there while it is removed.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         context = ray.init(
             num_cpus=2,
             _temp_dir=folder,

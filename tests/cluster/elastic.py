@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     loop.RESIZE_SECONDS = 3.0
     toy = conftest._toy(folder)
     out = str(toy / "elastic")
-    with tempfile.TemporaryDirectory(prefix="ray") as temporary:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
         cluster = Cluster(
             initialize_head=True,  # with room for one worker
             head_node_args={"num_cpus": 1, "include_dashboard": False, "temp_dir": temporary},

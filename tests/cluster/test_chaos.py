@@ -109,7 +109,7 @@ def outage(flaky: FlakyS3, rng: random.Random) -> bool:
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder for Ray's sockets, whose paths have to be short."""
-    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
