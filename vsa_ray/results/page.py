@@ -41,10 +41,11 @@ _INTRODUCTION = f"""\
 
 Written by `jobs.reproduce` from the JSON files in this directory; change those, not this page.
 The photographs of the official split: 6,000 to learn from, 1,000 to choose settings by (dev), 1,000
-to measure on (test). Everything was chosen on dev, by hand or by the job; test was measured once a
-recipe. Numbers of ours are means over seeds, ± the standard deviation. "Paper" is Karpathy &
-Fei-Fei, *Deep Visual-Semantic Alignments for Generating Image Descriptions*, whose CNN and boxes
-(R-CNN, 200 classes, AlexNet's features) are other than ours (see each recipe's settings).
+to measure on (test). Everything was chosen on dev, by hand or by the job, nothing by test; the
+project's README says how often test was measured. Numbers of ours are means over seeds, ± the
+standard deviation. "Paper" is Karpathy & Fei-Fei, *Deep Visual-Semantic Alignments for Generating
+Image Descriptions*, whose CNN and boxes (R-CNN, 200 classes, AlexNet's features) are other than
+ours (see each recipe's settings).
 """
 
 
