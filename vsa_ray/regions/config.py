@@ -141,8 +141,8 @@ def made_with(regions: str) -> dict[str, Any]:
     work is done; none where they are not known."""
     success = storage.committed(regions) or {}
     made_from = success.get("made_from", {})
-    wanted = {field.name for field in fields(RegionConfig)} - WHERE
-    return {name: made_from[f"regions.{name}"] for name in wanted if f"regions.{name}" in made_from}
+    names = [field.name for field in fields(RegionConfig) if field.name not in WHERE]
+    return {name: made_from[f"regions.{name}"] for name in names if f"regions.{name}" in made_from}
 
 
 def is_name(weights: str) -> bool:
