@@ -87,7 +87,7 @@ def search(
     config: SearchConfig,
     out: str,
     *,
-    searched: Sequence[str] = SEARCHED,
+    searched: Sequence[str],
     score: str,
     epochs: int,
 ) -> list[Trial]:

@@ -252,10 +252,8 @@ class _RayPlace:
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Runs in a thread; Ray knows of the checkpoint when it has returned."""
         kept = ray.train.get_context().get_storage()
-        try:
-            checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
-        finally:
-            shutil.rmtree(checkpoint.path)
+        checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
+        shutil.rmtree(checkpoint.path)  # not before: what failed, Ray may try again
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
 
