@@ -67,15 +67,16 @@ class JobConfig:
 
     def check(self) -> None:
         detect_regions.check_batch(self)
-        require_model(self.mrnn, "--mrnn", "MultimodalRNN")
         if bool(self.images) == bool(self.regions_table):
             raise ConfigError("give either --images or --regions-table")
         if self.images:
             detect_regions.check_images(self.images)
-            _learned(self).check()
         else:
             require_table(self.regions_table, "--regions-table")
-            require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
+        require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
+        if self.images:
+            _learned(self).check()
+        else:
             _require_alike(self)
 
 
