@@ -144,7 +144,7 @@ def _of_folder(uri: str) -> Iterator[dict[str, str]]:
         images += 1
         yield {"image_id": file[len(uri.rstrip("/")) + 1 :], "uri": file, "split": ""}
     if others:
-        logger.info("%s: no images, left out: %s", uri, dict(others.most_common(5)))
+        logger.info("%s: files that are no images, left out: %s", uri, dict(others.most_common(5)))
     if not images:
         deeper = sum(others[suffix] for suffix in SUFFIXES)
         hint = f" ({deeper} {', '.join(SUFFIXES)} deeper in it: give their folder)" * bool(deeper)

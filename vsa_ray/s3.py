@@ -146,7 +146,7 @@ def refusal(error: OSError) -> str:
     """What S3 has against a request, however often it is made, and what to do; or ""."""
     code, status = (_AWS_ERROR.findall(str(error)) or [("", "")])[-1]
     if code in _REFUSING_CODES or status in _REFUSING_STATUS:
-        return "access denied; check what the credentials of this environment may do there"
+        return "access denied; check AWS_REGION, and what the credentials here may do with it"
     if code == "NO_SUCH_BUCKET" or _NO_BUCKET.search(str(error)):
         return "no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL"
     return ""
