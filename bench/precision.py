@@ -65,7 +65,7 @@ def main(config: BenchConfig) -> None:
             "features",
             schema.nested(features[name], pa.float16()),
         )
-        pairs = evaluation.pairs(table, sentences, aligner.vocabulary)
+        pairs = evaluation.pairs(table, sentences, aligner)
         found = evaluation.retrieval(aligner.model, pairs)
         recalls = (found[part]["r10"] for part in ("image_annotation", "image_search"))
         dtype = str(precision(backbone, torch.device("cpu"))).removeprefix("torch.")

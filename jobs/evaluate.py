@@ -122,7 +122,7 @@ def _measure(results: Results, config: JobConfig) -> dict[str, Any]:
     sentences = of_split(results.sentences, split)
     metrics: dict[str, Any] = {"retrieval": None, "grounding": None, "captions": None}
     if results.aligner is not None and len(sentences):
-        data = evaluation.pairs(regions, sentences, results.aligner.vocabulary)
+        data = evaluation.pairs(regions, sentences, results.aligner)
         metrics["retrieval"] = evaluation.retrieval(results.aligner.model, data)
     if results.aligner is not None and results.phrases is not None:
         phrases = of_split(results.phrases, split)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import ray
 
 from vsa_ray import config, datasets, schema, storage
+from vsa_ray.batches import DETECTION_DIM
 from vsa_ray.config import ConfigError
 from vsa_ray.errors import mistake_behind
 from vsa_ray.table_files import Written
@@ -185,10 +186,12 @@ def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
             f"{flag} {uri} holds {found or 'another thing'}, but {kind} is needed; give what "
             f"{MAKERS[kind]} makes"
         )
-    width = _feature_dim(regions) if regions else None
-    if width is not None and width != description.get("feature_dim"):
+    width, taken = _feature_dim(regions) if regions else None, description.get("feature_dim")
+    if taken and description["config"].get("detections"):
+        taken -= DETECTION_DIM
+    if width is not None and width != taken:
         raise ConfigError(
-            f"{flag} {uri} takes features of {description.get('feature_dim')} numbers, but those "
+            f"{flag} {uri} takes features of {taken} numbers, but those "
             f"of {regions} have {width}; give the regions that it was trained on, or others made "
             "with the same backbone"
         )

@@ -13,17 +13,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 from ray.train import UserCallback
 
 from jobs.launch import launch, require_split, require_table
 from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import train
-from vsa_ray.training.tasks import AlignmentTask, Metrics, Moments
+from vsa_ray.training.moments import Moments
+from vsa_ray.training.tasks import AlignmentTask, Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 logger = logging.getLogger("jobs")
@@ -72,9 +75,12 @@ def main(
     task = AlignmentTask(
         config=config.alignment,
         vocabulary=vocabulary,
-        moments=Moments.of(config.regions),
+        moments=Moments.of(config.regions, with_detections=config.alignment.detections),
         regions=storage.absolute(config.regions),
         sentences=storage.absolute(config.sentences),
+        labels=_labels(config.regions, sentences, vocabulary)
+        if config.alignment.distillation
+        else None,
     )
     images = datasets.training_images(
         config.regions,
@@ -84,6 +90,12 @@ def main(
     with tracking.run("train_alignment", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})
         return train(task, images, config.training, output, run, callbacks=callbacks)
+
+
+def _labels(regions: str, sentences: pa.Table, vocabulary: Vocabulary) -> LabelWords:
+    columns = ["image_id", "labels", "scores"]
+    blocks = storage.read_blocks(regions, schema.REGIONS, columns=columns, split="train")
+    return label_words(blocks, sentences, vocabulary)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from vsa_ray.tracking import Run
 from vsa_ray.training import runs
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import train
-from vsa_ray.training.tasks import CaptionTask, Metrics, Moments
+from vsa_ray.training.moments import Moments
+from vsa_ray.training.tasks import CaptionTask, Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 logger = logging.getLogger("jobs")

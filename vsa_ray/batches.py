@@ -15,6 +15,18 @@ from torch import Tensor
 from vsa_ray import schema
 from vsa_ray.errors import UserError
 
+DETECTIONS = ("boxes", "scores", "width", "height")
+"""Columns of a `regions` table that `detections` are made of."""
+
+DETECTION_DIM = 6
+"""Numbers of `detections`: where the box is, the log of its area, the log of its confidence."""
+
+LOG_AREA, LOG_CONFIDENCE = 4, 5
+"""Which of these numbers."""
+
+LEAST_SHARE = 1e-4
+"""Stands for shares and confidences below it: the log of 0 is no number, and of less no news."""
+
 Seen = Literal["all", "boxes", "whole_image"]
 """Which regions of its images a model sees."""
 
@@ -62,13 +74,45 @@ def seen_of(regions: int, which: Seen) -> slice:
     return slice(first, 1 if which == "whole_image" else regions)
 
 
-def features(regions: pa.Table) -> Ragged:
+def features(regions: pa.Table, *, with_detections: bool = False) -> Ragged:
     """Features of a `regions` table: rows (P, F) float16, lengths (B,).
+
+    Args:
+        with_detections: whether `detections` stand behind them, in F + DETECTION_DIM numbers.
 
     Raises:
         ValueError: the rows do not all have features of one width.
     """
-    return Ragged.of(schema.matrices(regions["features"], feature_dim(regions)))
+    found = Ragged.of(schema.matrices(regions["features"], feature_dim(regions)))
+    if not with_detections:
+        return found
+    beside_P6 = torch.from_numpy(detections(regions)).half()
+    return Ragged(torch.cat([found.rows, beside_P6], dim=1), found.lengths)
+
+
+def detections(regions: pa.Table) -> npt.NDArray[np.float32]:
+    """What was found, not how it looks, of a `regions` table's regions -> (P, 6).
+
+    Where the box is, x1, y1, x2, y2 in shares of the image's width and height; the log of its share
+    of the image; the log of the detector's confidence.
+    """
+    images = np.repeat(np.arange(len(regions)), regions["boxes"].combine_chunks().value_lengths())
+    size_P2 = np.stack([regions[name].to_numpy()[images] for name in ("width", "height")], axis=1)
+    corners_P22 = _numbers(regions["boxes"], 2).reshape(-1, 2, 2) / size_P2[:, None]
+    area_P = (corners_P22[:, 1] - corners_P22[:, 0]).prod(axis=1)
+    shares_2P = np.stack([area_P, _numbers(regions["scores"], 1)])
+    logs_2P = np.log(np.maximum(shares_2P, LEAST_SHARE))
+    found_P6 = np.concatenate([corners_P22.reshape(-1, 4), logs_2P.T], axis=1)
+    return found_P6.astype(np.float32)
+
+
+def _numbers(column: pa.ChunkedArray, depth: int) -> npt.NDArray[np.float32]:
+    """All numbers of a column of lists, or of lists of lists, end to end."""
+    array = column.combine_chunks()
+    for _ in range(depth):
+        array = array.flatten()
+    numbers: npt.NDArray[np.float32] = array.to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def feature_dim(regions: pa.Table) -> int:

@@ -59,8 +59,8 @@ def gallery_images(
             yield _failed(row, sentences_of, str(error))
             continue
         confidence_R = np.array(row["scores"], np.float32)
-        features_RF = batches.features(image).rows
-        snippets = align(aligner, config, features_RF, confidence_R, sentences_of)
+        seen = batches.features(image, with_detections=aligner.model.config.detections)
+        snippets = align(aligner, config, seen.rows, confidence_R, sentences_of)
         yield GalleryImage(
             image_id=row["image_id"],
             width=row["width"],

@@ -187,8 +187,10 @@ class ExtractSnippets:
         names = ("image_id", "split", "text_ids", "texts", "boxes", "scores")
         columns = (images[name].to_pylist() for name in names)
         rows = []
+        detections = self.aligner.model.config.detections
+        seen = batches.features(images, with_detections=detections)
         for features_RF, image_id, split, ids, texts, boxes, confidence in zip(
-            batches.features(images).split(), *columns, strict=True
+            seen.split(), *columns, strict=True
         ):
             confidence_R = np.array(confidence, np.float32)
             snippets = align(self.aligner, self.config, features_RF, confidence_R, texts)

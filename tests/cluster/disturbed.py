@@ -24,7 +24,8 @@ from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.outputs import Output
 from vsa_ray.training import gathering, loop, runs
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.tasks import AlignmentTask, Metrics, Moments, Pair
+from vsa_ray.training.moments import Moments
+from vsa_ray.training.tasks import AlignmentTask, Metrics, Pair
 from vsa_ray.vocabulary import Vocabulary
 
 IMAGES = 40

@@ -47,14 +47,16 @@ def test_a_word_belongs_to_the_class_that_it_comes_with(vocabulary: Vocabulary) 
         ("1", "a puppy a toy"), ("2", "a puppy here"), ("3", "a toy here"), ("4", "a here here")
     )
     found = evaluation.label_words([regions.slice(0, 2), regions.slice(2)], sentences, vocabulary)
-    assert found.classes == {"ball": 0, "dog": 1}
+    assert found.classes == {"ball": 0, "dog": 1, "": 2}
     words = vocabulary.encode(["a", "puppy", "toy", "here"])
     evidence_TR = found.evidence(words, ["dog", "ball", "", "zebra"])
     # Both stood in image 1; the other images tell which word is whose.
     assert evidence_TR[1, 0] > 0.5 > 0 > evidence_TR[1, 1]
     assert evidence_TR[2, 1] > 0.5 > 0 > evidence_TR[2, 0]
-    assert evidence_TR[3].max() <= 0
-    assert (evidence_TR[:, 2:] == 0).all()  # no class, or one that training never met
+    # What no class explains speaks for the whole image.
+    assert evidence_TR[3, 2] > 0.5 > 0 > evidence_TR[3, :2].max()
+    assert (evidence_TR[:, 3] == 0).all()  # a class that training never met
+    assert found.columns(["", "dog", "zebra"]).tolist() == [2, 1, 3]
     assert np.abs(evidence_TR).max() <= MOST_EVIDENCE
 
 
@@ -72,4 +74,4 @@ def test_failed_images_are_no_trouble(
 ) -> None:
     assert pc.any(pc.equal(regions["status"], "unreadable")).as_py()
     found = evaluation.label_words([regions], sentences, vocabulary)
-    assert set(found.classes) == {"dog", "ball"}
+    assert set(found.classes) == {"dog", "ball", ""}

@@ -140,6 +140,18 @@ def test_a_large_box_wins(aligner: Aligner, regions: pa.Table, phrases: pa.Table
     assert chosen(aligner, good, phrases, area_weight=3.0)[0] == 2
 
 
+def test_the_whole_image_is_a_candidate_if_asked(
+    aligner: Aligner, regions: pa.Table, phrases: pa.Table
+) -> None:
+    # "ball": 4.5 on the whole image, 4 on the right; "a dog": 1 on the whole, 4 on the left.
+    assert chosen(aligner, regions, phrases)[2] == 2
+    assert chosen(aligner, regions, phrases, whole_image=0.0) == {0: 1, 1: 2, 2: 0, 3: 1}
+    assert chosen(aligner, regions, phrases, whole_image=-0.6)[2] == 2
+    # In a chain too, where it gains as much for each word.
+    assert chosen(aligner, regions, phrases, whole_image=4.0, beta=0.0)[0] == 0
+    assert chosen(aligner, regions, phrases, beta=0.0)[0] == 1
+
+
 def test_a_class_that_speaks_for_the_word_wins(
     aligner: Aligner, regions: pa.Table, phrases: pa.Table
 ) -> None:

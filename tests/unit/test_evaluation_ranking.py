@@ -16,7 +16,6 @@ from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
 from vsa_ray.evaluation import Pairs, ranking
-from vsa_ray.vocabulary import Vocabulary
 
 
 def of_split(table: pa.Table, split: str) -> pa.Table:
@@ -24,13 +23,13 @@ def of_split(table: pa.Table, split: str) -> pa.Table:
 
 
 def test_pairs_are_good_images_and_their_sentences(
-    regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary
+    regions: pa.Table, sentences: pa.Table, aligner: Aligner
 ) -> None:
     # Neither the broken image and its sentence, nor images whose sentences were not asked for.
-    data = evaluation.pairs(regions, of_split(sentences, "test"), vocabulary)
+    data = evaluation.pairs(regions, of_split(sentences, "test"), aligner)
     assert data.features.lengths.tolist() == [3, 1]  # pair.jpg, plain.jpg
     assert data.image_of_C.tolist() == [0, 0, 1, 1]
-    assert [vocabulary.decode(ids.tolist()) for ids in data.words.split()] == [
+    assert [aligner.vocabulary.decode(ids.tolist()) for ids in data.words.split()] == [
         ["a", "dog", "runs", "a", "red", "ball"],
         ["dog"],
         ["a", "ball"],
@@ -38,12 +37,10 @@ def test_pairs_are_good_images_and_their_sentences(
     ]
 
 
-def test_pairs_of_two_corpora(
-    regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary
-) -> None:
+def test_pairs_of_two_corpora(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> None:
     broken = sentences.filter(pc.equal(sentences["image_id"], "broken.jpg"))
     with pytest.raises(ValueError, match="no sentence belongs to a good image"):
-        evaluation.pairs(regions, broken, vocabulary)
+        evaluation.pairs(regions, broken, aligner)
 
 
 def eq_8(model: AlignmentModel, features_RF: torch.Tensor, ids_T: torch.Tensor) -> float:
@@ -77,10 +74,8 @@ def test_retrieval_scores_are_eq_8(score: Any, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(scores_BC, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_retrieval_beside_chance(
-    regions: pa.Table, sentences: pa.Table, aligner: Aligner, vocabulary: Vocabulary
-) -> None:
-    data = evaluation.pairs(regions, of_split(sentences, "train"), vocabulary)
+def test_retrieval_beside_chance(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> None:
+    data = evaluation.pairs(regions, of_split(sentences, "train"), aligner)
     found = evaluation.retrieval(aligner.model, data)
     assert (found["images"], found["sentences"]) == (2, 3)
     assert found["image_annotation"]["r1"] == 100.0
@@ -97,7 +92,7 @@ def test_a_model_is_scored_by_the_regions_that_it_sees(
 ) -> None:
     model, features_RF = aligner.model, batches.features(regions.slice(2, 1)).rows[at]
     model.config = dataclasses.replace(model.config, regions=which)
-    data = evaluation.pairs(regions.slice(2, 1), sentences, aligner.vocabulary)
+    data = evaluation.pairs(regions.slice(2, 1), sentences, aligner)
     scores_BC = evaluation.retrieval_scores(model, data)
     expected = [eq_8(model, features_RF.float(), ids) for ids in data.words.split()]
     assert scores_BC[0].tolist() == pytest.approx(expected)
@@ -106,7 +101,7 @@ def test_a_model_is_scored_by_the_regions_that_it_sees(
 def test_regions_encoded_in_parts_score_the_same(
     aligner: Aligner, regions: pa.Table, sentences: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = evaluation.pairs(regions, sentences, aligner.vocabulary)
+    data = evaluation.pairs(regions, sentences, aligner)
     whole = evaluation.retrieval_scores(aligner.model, data)
     monkeypatch.setattr(ranking, "REGIONS_AT_ONCE", 2)
     monkeypatch.setattr(ranking, "SENTENCES_AT_ONCE", 3)

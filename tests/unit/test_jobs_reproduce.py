@@ -31,6 +31,7 @@ DECODING = {
     "detector_weight": 0.25,
     "label_weight": 0.5,
     "area_weight": 0.0,
+    "whole_image": -0.5,
     "beta": 0.125,
     "unit": 1.0,
 }

@@ -151,7 +151,9 @@ def test_seeds_with_the_models_of_the_headline_alone(recipe: Recipe, parts: Part
 
 @pytest.mark.usefixtures("no_java")
 def test_captioners(recipe: Recipe, parts: Parts) -> None:
-    decoding = Decoding("boxes", 0.1, label_weight=0, area_weight=0, beta=0.1, unit=1.0)
+    decoding = Decoding(
+        "boxes", 0.1, label_weight=0, area_weight=0, whole_image=None, beta=0.1, unit=1.0
+    )
     found = recipe.measure_captioners(parts, decoding)
     first, second = found["captions"]
     assert list(first) == ["beam 7", "beam 1", "nearest neighbour"]

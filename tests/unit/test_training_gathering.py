@@ -14,12 +14,15 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
+from vsa_ray import batches, schema
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.batches import Ragged
+from vsa_ray.evaluation import LabelWords
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.texts import TEXTS
 from vsa_ray.training import gathering
-from vsa_ray.training.tasks import AlignmentTask, CaptionTask, Moments, Pair
+from vsa_ray.training.moments import Moments
+from vsa_ray.training.tasks import AlignmentTask, CaptionTask, Pair
 from vsa_ray.vocabulary import Vocabulary
 
 FEATURE_DIM = 6
@@ -32,6 +35,10 @@ ALIGNMENTS = {
     "paper": {"loss": "sum_of_hinges", "score": "sum"},
     "hardest": {"loss": "hardest_negative", "score": "cosine"},
     "softmax": {"loss": "softmax", "score": "sqrt_length"},
+    "taught": {
+        **{"loss": "softmax", "score": "sentence_cosine", "text": "words"},
+        **{"detections": True, "distillation": 0.7},
+    },
 }
 CELLS = ("rnn", "lstm")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -194,10 +201,16 @@ def _images() -> pa.Table:
                 "text_regions": rng.integers(0, regions, size=len(texts)).tolist(),
                 "texts": texts,
                 "features": rng.normal(size=(regions, FEATURE_DIM)).astype(np.float16).tolist(),
+                "boxes": [[1.0, 2.0, 3.0 + box, 9.0] for box in range(regions)],
+                "scores": [1.0, *rng.uniform(0.1, 1, size=regions - 1).tolist()],
+                "labels": ["", *(str(label) for label in rng.choice(["dog", "cat"], regions - 1))],
+                **{"width": 10, "height": 10},
             }
         )
-    features = pa.field("features", pa.list_(pa.list_(pa.float16())))
-    return pa.Table.from_pylist(rows, schema=TEXTS.append(features))
+    names = ("features", *batches.DETECTIONS, "labels")
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema([*TEXTS, *(schema.REGIONS.field(name) for name in names)])
+    )
 
 
 VOCABULARY = Vocabulary(tuple("abcdefg"), (5,) * 7, 10)
@@ -209,12 +222,20 @@ MOMENTS = Moments(
 
 def _alignment_task(**options: Any) -> AlignmentTask:
     sizes = {"embed_dim": 12, "hidden_dim": 5, "word_dim": 4, "dropout": 0.0}
+    config = AlignmentConfig(**sizes, **options)
+    beside = 4 + 2 if config.detections else 0
     return AlignmentTask(
-        config=AlignmentConfig(**sizes, **options),
+        config=config,
         vocabulary=VOCABULARY,
-        moments=MOMENTS,
+        moments=Moments(
+            mean_F=np.append(MOMENTS.mean_F, np.zeros(beside, np.float32)),
+            scale_F=np.append(MOMENTS.scale_F, np.ones(beside, np.float32)),
+        ),
         regions="",
         sentences="",
+        labels=LabelWords(
+            {"dog": 0, "": 1}, np.linspace(-1, 1, 24, dtype=np.float32).reshape(8, 3)
+        ),
     )
 
 

@@ -14,10 +14,13 @@ import torch
 
 from vsa_ray import batches, evaluation, metrics, schema, storage, texts
 from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment.distillation import prior
 from vsa_ray.checkpoints import Aligner, Captioner
+from vsa_ray.evaluation import LabelWords
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.training import tasks
-from vsa_ray.training.tasks import AlignmentTask, CaptionTask, Moments
+from vsa_ray.training.moments import Moments
+from vsa_ray.training.tasks import AlignmentTask, CaptionTask
 from vsa_ray.vocabulary import Vocabulary
 
 
@@ -163,7 +166,7 @@ def test_alignment_is_measured_on_the_dev_split(alignment: AlignmentTask, aligne
     data = evaluation.pairs(
         storage.read_table(alignment.regions, schema.REGIONS, split="dev"),
         storage.read_table(alignment.sentences, schema.SENTENCES, split="dev"),
-        alignment.vocabulary,
+        aligner,
     )
     full = evaluation.retrieval(aligner.model, data)
     recalls = [
@@ -294,3 +297,49 @@ def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     assert found["dev/score"] == found["dev/cider"]
     assert found["dev/perplexity"] > 1
     assert found[tasks.SPREAD] == len({said for said, _ in written}) - 1
+
+
+def test_what_the_detector_knows_goes_with_a_batch(
+    alignment: AlignmentTask, learned: pa.Table
+) -> None:
+    evidence = np.arange(18, dtype=np.float32).reshape(6, 3)
+    config = replace(alignment.config, score="cosine", distillation=2.0)
+    taught = replace(alignment, config=config, labels=LabelWords({"dog": 0, "": 1}, evidence))
+    batch = taught.batch(learned, epoch=0, seed=0)
+    assert batch.told is not None
+    assert batch.told.class_P.tolist() == [1, 0, 1, 0, 1, 0, 2, 1]  # it never met a ball
+    assert batch.told.evidence_WL.tolist() == evidence[batch.words.rows].tolist()
+    lengths = batch.features.lengths
+    expected = prior(*torch.tensor(batches.detections(learned)[:, [5, 4]].T), lengths)
+    torch.testing.assert_close(batch.told.prior_P, expected)
+    boxes = replace(taught, config=replace(config, regions="boxes"))
+    seen = boxes.batch(learned, epoch=0, seed=0)
+    assert seen.told is not None
+    assert seen.told.class_P.tolist() == [0, 0, 0, 2, 1]
+    assert alignment.batch(learned, epoch=0, seed=0).told is None
+
+
+def test_the_detector_counts_by_its_weight(alignment: AlignmentTask, learned: pa.Table) -> None:
+    labels = LabelWords({"dog": 0}, np.full((6, 2), [-100, 0], np.float32))
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        config = replace(alignment.config, score="cosine", distillation=weight)
+        task = replace(alignment, config=config, labels=labels)
+        torch.manual_seed(0)
+        losses[weight] = task.loss(task.build(), task.batch(learned, epoch=0, seed=0)).item()
+    assert losses[1.0] - losses[0.0] == pytest.approx(2 * (losses[0.5] - losses[0.0]), rel=1e-4)
+    assert losses[1.0] > losses[0.0]
+
+
+def test_a_model_that_sees_detections(
+    alignment: AlignmentTask, regions_uri: str, learned: pa.Table
+) -> None:
+    task = replace(
+        alignment,
+        config=replace(alignment.config, detections=True),
+        moments=Moments.of(regions_uri, with_detections=True),
+    )
+    assert len(task.moments.mean_F) == 6 + 6
+    model = task.build()
+    assert torch.isfinite(task.loss(model, task.batch(learned, epoch=0, seed=0)))
+    assert task.evaluate(model)["dev/mean_recall"] > 0

@@ -4,6 +4,7 @@
                 (recurrence.py: both directions of the network)
     scores.py   Eq. 8: regions, words -> scores_BC
     losses.py   Eq. 9, and two other ranking losses, over any number of workers
+    distillation.py  what a detector knows of its boxes, taught to the model
     config.py   all options
 
 Besides the letters of `schema.py`, P is the regions of all images of a batch, end to end, as W is
@@ -11,6 +12,7 @@ the words of all sentences.
 """
 
 from vsa_ray.alignment.config import AlignmentConfig
+from vsa_ray.alignment.distillation import Detected, distillation_loss
 from vsa_ray.alignment.losses import Gather, alone, ranking_loss
 from vsa_ray.alignment.model import AlignmentModel
 from vsa_ray.alignment.scores import MAX_REGIONS, Score, image_sentence_scores
@@ -19,9 +21,11 @@ __all__ = [
     "MAX_REGIONS",
     "AlignmentConfig",
     "AlignmentModel",
+    "Detected",
     "Gather",
     "Score",
     "alone",
+    "distillation_loss",
     "image_sentence_scores",
     "ranking_loss",
 ]

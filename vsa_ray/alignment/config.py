@@ -46,6 +46,14 @@ class AlignmentConfig:
     """Over all false pairs of the global batch (the paper), over the hardest one of each image and
     sentence, or the log-probability of the true one ("softmax")."""
 
+    detections: bool = False
+    """Whether the model sees, beside a region's feature, where its box is, how large, and how sure
+    the detector is of it: what a crop does not show."""
+
+    distillation: float = 0.0
+    """How much the model also learns what the detector knows of its boxes, to align words with
+    regions as it would (distillation.py). For scores that are cosines."""
+
     margin: float = 1.0
     """How much a true pair must beat a false one before a hinge is zero."""
 
@@ -66,6 +74,13 @@ class AlignmentConfig:
                     f"AlignmentConfig.{name} must be one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if not self.distillation >= 0:
+            raise ValueError(f"AlignmentConfig.distillation must be >= 0, got {self.distillation}")
+        if self.distillation and self.score not in ("cosine", "sentence_cosine"):
+            raise ValueError(
+                "AlignmentConfig.distillation needs score cosine or sentence_cosine, got "
+                f"{self.score!r}"
+            )
         for name in ("margin", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"AlignmentConfig.{name} must be > 0, got {getattr(self, name)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import ray.data
 
-from vsa_ray import storage
+from vsa_ray import batches, storage
 from vsa_ray.datasets.cluster import IO_CPUS, mapped
 from vsa_ray.texts import attach
 
@@ -35,8 +35,9 @@ def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
 
 
 def training_images(regions: str, texts: pa.Table) -> ray.data.Dataset:
-    """Features and texts (see texts.attach), an image a row, in the order of the table's files."""
-    rows = read(regions, ["image_id", "features", "status"])
+    """Features, boxes and texts (see texts.attach), an image a row, in the order of the files."""
+    columns = ["image_id", "features", "status", *batches.DETECTIONS, "labels"]
+    rows = read(regions, columns)
     images = mapped(rows, attach, texts, num_cpus=IO_CPUS)
     images.context.execution_options.preserve_order = True  # the same batches from the same seed
     images.context.target_max_block_size = BLOCK_BYTES

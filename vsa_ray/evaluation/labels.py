@@ -2,7 +2,8 @@
 
 Every word of a training sentence is taken to translate one class that was detected in its image, or
 nothing. The probabilities of words given a class are found by expectation maximisation, without
-knowing which class a word translates.
+knowing which class a word translates. Words for what a detector has no class for ("water") turn out
+to translate nothing: they speak for the region without a class, the whole image.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ ITERATIONS = 12
 NOTHING = 0.5
 """How present "nothing" is in every image; a class is as present as its surest box is sure."""
 
+WHOLE_IMAGE = ""
+"""The class of what has none."""
+
 LEAST = 1e-5
 """Added to probabilities, so that their logarithms stay finite."""
 
@@ -35,15 +39,19 @@ class LabelWords:
     """How much more likely a word is beside a class than anywhere."""
 
     classes: dict[str, int]
-    """Names to columns."""
+    """Names to columns; WHOLE_IMAGE, or nothing, among them."""
 
     evidence_VL: Floats
-    """log p(word | class) / p(word), cut at +-MOST_EVIDENCE; the last column is for no class: 0."""
+    """log p(word | class) / p(word), cut at +-MOST_EVIDENCE; the last column is for classes that
+    training did not meet: 0."""
 
     def evidence(self, ids_T: npt.NDArray[np.int64], labels: Sequence[str]) -> Floats:
         """(T, R) of known words and the labels of regions."""
-        columns = [self.classes.get(label, len(self.classes)) for label in labels]
-        return self.evidence_VL[ids_T][:, columns]
+        return self.evidence_VL[ids_T][:, self.columns(labels)]
+
+    def columns(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(R,) columns of evidence_VL."""
+        return np.array([self.classes.get(label, len(self.classes)) for label in labels], np.int64)
 
 
 def label_words(
@@ -57,11 +65,10 @@ def label_words(
     """
     present = _present(regions)
     names = sorted({label for of_image in present.values() for label in of_image})
-    classes = {name: column for column, name in enumerate(names)}
-    presence_BL = np.full((len(present), len(classes) + 1), 0.0)
-    presence_BL[:, -1] = NOTHING
+    classes = {name: column for column, name in enumerate([*names, WHOLE_IMAGE])}
+    presence_BL = np.zeros((len(present), len(classes)))
     for row, of_image in zip(presence_BL, present.values(), strict=True):
-        for label, score in of_image.items():
+        for label, score in {**of_image, WHOLE_IMAGE: NOTHING}.items():
             row[classes[label]] = score
     image_of = {image_id: row for row, image_id in enumerate(present)}
     columns = sentences["image_id"].to_pylist(), sentences["words"].to_pylist()
@@ -72,7 +79,7 @@ def label_words(
     ]
     words_W = np.concatenate([ids for _, ids in told])
     images_W = np.repeat([image for image, _ in told], [len(ids) for _, ids in told])
-    likely_VL = _translate(words_W, presence_BL[images_W], len(vocabulary))[:, :-1]
+    likely_VL = _translate(words_W, presence_BL[images_W], len(vocabulary))
     overall_V = np.bincount(words_W, minlength=len(vocabulary)) / len(words_W)
     evidence_VL = np.log((likely_VL + LEAST) / (overall_V[:, None] + LEAST))
     evidence_VL = np.pad(evidence_VL, ((0, 0), (0, 1))).clip(-MOST_EVIDENCE, MOST_EVIDENCE)

@@ -1,4 +1,4 @@
-"""Phrases that are to find their box among the detections of their image."""
+"""Phrases that are to find their box among the regions of their image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vsa_ray.snippets import Floats, SnippetConfig, States, trust, viterbi, word
 
 @dataclass(frozen=True, slots=True)
 class PhraseScores:
-    """A sentence with phrases, and how well each of its words fits each detection."""
+    """A sentence with phrases, and how well each of its words fits each region."""
 
     sentence_id: str
 
@@ -40,16 +40,13 @@ class PhraseScores:
     """v_i . s_t"""
 
     confidence_R: Floats
-    """Of the detector."""
+    """Of the detector; 1 for the whole image."""
 
     labels: list[str]
-    """R classes of the detector."""
+    """R classes of the detector, "" for the whole image."""
 
     area_R: Floats
     """Share of the image."""
-
-    first: int
-    """The region that stands first here: 1, or 0 where nothing was detected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +65,10 @@ class Hints:
     labels: LabelWords | None = None
     """Needed where label_weight is not 0."""
 
+    whole_image: float | None = None
+    """What the whole image gains. Without (None) it is a candidate only where nothing was detected:
+    few phrases say all of it, but to a model that tells these apart they are worth a candidate."""
+
     def unary(self, each: PhraseScores) -> Floats:
         """(T, R)"""
         unary_TR = each.scores_TR + trust(each.confidence_R, self.detector_weight)
@@ -75,6 +76,8 @@ class Hints:
         if self.labels is not None and self.label_weight:
             evidence_TR = self.labels.evidence(each.ids_T, each.labels)
             unary_TR = unary_TR + np.float32(self.label_weight) * evidence_TR
+        if unary_TR.shape[1] > 1:
+            unary_TR[:, 0] += -np.inf if self.whole_image is None else self.whole_image
         return unary_TR
 
 
@@ -82,14 +85,11 @@ NO_HINTS = Hints()
 
 
 def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> list[PhraseScores]:
-    """Of all sentences whose image has regions.
-
-    The whole image is a candidate only where nothing was detected: it is the right box for few
-    phrases.
-    """
+    """Of all sentences whose image has regions."""
     good = regions.filter(pc.equal(regions["status"], "ok"))
     image_ids = good["image_id"].to_pylist()
-    features = dict(zip(image_ids, batches.features(good).split(), strict=True))
+    seen = batches.features(good, with_detections=aligner.model.config.detections)
+    features = dict(zip(image_ids, seen.split(), strict=True))
     names = ("boxes", "scores", "labels", "width", "height")
     known = dict(zip(image_ids, good.select(names).to_pylist(), strict=True))
     scored = []
@@ -97,9 +97,8 @@ def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> lis
         if image_id not in features:
             continue
         sentences, image = list(rows), known[image_id]
-        first = 1 if len(features[image_id]) > 1 else 0
         ids = [aligner.vocabulary.encode(row["words"]) for row in sentences]
-        scores = word_scores(aligner.model, features[image_id][first:], Ragged.of(ids))
+        scores = word_scores(aligner.model, features[image_id], Ragged.of(ids))
         scored += [
             PhraseScores(
                 sentence_id=row["sentence_id"],
@@ -107,10 +106,9 @@ def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> lis
                 known_T=aligner.vocabulary.known(row["words"]),
                 ids_T=ids_T,
                 scores_TR=scores_TR,
-                confidence_R=np.array(image["scores"][first:], np.float32),
-                labels=image["labels"][first:],
-                area_R=_areas(image)[first:],
-                first=first,
+                confidence_R=np.array(image["scores"], np.float32),
+                labels=image["labels"],
+                area_R=_areas(image),
             )
             for row, ids_T, scores_TR in zip(sentences, ids, scores, strict=True)
         ]
@@ -146,7 +144,7 @@ def choose(
             else:
                 at = metrics.choose_by_assignment(states_T.tolist(), each.known_T, *span)
             if at is not None:
-                chosen[each.sentence_id, number] = each.first + at
+                chosen[each.sentence_id, number] = at
     return chosen
 
 

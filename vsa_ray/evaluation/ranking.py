@@ -15,8 +15,8 @@ import torch
 from vsa_ray import batches, metrics
 from vsa_ray.alignment import AlignmentModel, image_sentence_scores
 from vsa_ray.batches import Ragged
+from vsa_ray.checkpoints import Aligner
 from vsa_ray.errors import UserError
-from vsa_ray.vocabulary import Vocabulary
 
 SENTENCES_AT_ONCE = 1_000
 
@@ -38,8 +38,8 @@ class Pairs:
     """The image of each sentence."""
 
 
-def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pairs:
-    """The good images of `regions` that have sentences, and those sentences.
+def pairs(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> Pairs:
+    """The good images of `regions` that have sentences, and those sentences, as a model takes them.
 
     Raises:
         UserError: no image has a sentence.
@@ -53,10 +53,9 @@ def pairs(regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary) -> Pai
             "no sentence belongs to a good image of the regions table: is it of the same corpus, "
             "or have all of its images failed (column `error`)?"
         )
-    words = [vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
-    return Pairs(
-        batches.features(regions), Ragged.of(words), image_of.filter(known).to_numpy().astype(int)
-    )
+    words = [aligner.vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
+    features = batches.features(regions, with_detections=aligner.model.config.detections)
+    return Pairs(features, Ragged.of(words), image_of.filter(known).to_numpy().astype(int))
 
 
 @torch.inference_mode()

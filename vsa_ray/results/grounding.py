@@ -14,13 +14,14 @@ from vsa_ray.checkpoints import Aligner
 from vsa_ray.evaluation import Hints, LabelWords, PhraseScores
 from vsa_ray.results.measuring import Split
 
-WEIGHTS: dict[str, tuple[float, ...]] = {
+WEIGHTS: dict[str, tuple[float | None, ...]] = {
     "detector_weight": (0.0, 0.1, 0.2, 0.5, 1.0, 2.0),
-    "label_weight": (0.0, 0.25, 0.5, 1.0),
+    "label_weight": (0.0, 0.1, 0.25, 0.5, 1.0),
     "area_weight": (0.0, 0.1, 0.2, 0.4),
+    "whole_image": (None, -1.0, -0.7, -0.5, -0.3, 0.0),
 }
-"""Of Hints, one after the other in this order, in deviations of v_i . s_t: models differ in their
-scale."""
+"""Of Hints, in deviations of v_i . s_t: models differ in their scale. One after the other in this
+order, and all once more when the others are known."""
 
 BETAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Of the chain, in the same unit."""
@@ -38,6 +39,7 @@ class Decoding:
     detector_weight: float
     label_weight: float
     area_weight: float
+    whole_image: float | None
     beta: float
     unit: float
     """The deviation of v_i . s_t."""
@@ -48,7 +50,8 @@ class Decoding:
 
 
 def choose_decoding(aligners: Mapping[str, Aligner], labels: LabelWords, dev: Split) -> Decoding:
-    """The model, the weights and then the chain's beta with the best accuracy at IoU 0.5."""
+    """The model, the weights and then the chain's beta that are right most often; both measures
+    count alike."""
     found = {name: _decoding(name, aligner, labels, dev) for name, aligner in aligners.items()}
     return max(found.values(), key=lambda each: each[0])[1]
 
@@ -60,13 +63,15 @@ def _decoding(
     scored = evaluation.phrase_scores(aligner, dev.regions, dev.phrases)
     unit = float(np.concatenate([each.scores_TR.ravel() for each in scored]).std())
     hints, best = Hints(labels=labels), -1.0
-    for weight, values in WEIGHTS.items():
-        changes: list[dict[str, Any]] = [{weight: value * unit} for value in values]
+    for weight, values in [*WEIGHTS.items()] * 2:
+        changes: list[dict[str, Any]] = [
+            {weight: None if value is None else value * unit} for value in values
+        ]
         tried = [replace(hints, **change) for change in changes]
-        accuracies = [_measured(scored, dev, own).iou50 for own in tried]
+        accuracies = [_right(_measured(scored, dev, own)) for own in tried]
         best = max(accuracies)
         hints = tried[accuracies.index(best)]
-    chains = [_measured(scored, dev, hints, beta * unit).iou50 for beta in BETAS]
+    chains = [_right(_measured(scored, dev, hints, beta * unit)) for beta in BETAS]
     beta = BETAS[chains.index(max(chains))] * unit
     weights = {name: getattr(hints, name) for name in WEIGHTS}
     return best, Decoding(model=name, beta=beta, unit=unit, **weights)
@@ -77,6 +82,10 @@ def _measured(
 ) -> metrics.Grounding:
     chosen = evaluation.choose(scored, hints, beta=beta)
     return metrics.score_grounding(split.phrases, split.regions, chosen)
+
+
+def _right(found: metrics.Grounding) -> float:
+    return (found.iou50 + found.pointing) / 2
 
 
 def grounding_rows(

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from vsa_ray import batches, evaluation, schema
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
+from vsa_ray.evaluation.boxes import BoxKey
 
 Scores = npt.NDArray[np.float32]
 
@@ -42,7 +43,7 @@ def retrieval_rows(
     for aligners in seeds:
         scores = {}
         for name, aligner in aligners.items():
-            data = evaluation.pairs(split.regions, split.sentences, aligner.vocabulary)
+            data = evaluation.pairs(split.regions, split.sentences, aligner)
             scores_BC = evaluation.retrieval_scores(aligner.model, data)
             scores[name] = scores_BC / scores_BC.std()
         if len(scores) == len(seeds[0]) > 1:
@@ -65,7 +66,7 @@ def loss_rows(aligners: Mapping[str, Aligner], dev: Split) -> dict[str, dict[str
     """`retrieval` of metrics.json for each model."""
     return {
         name: evaluation.retrieval(
-            aligner.model, evaluation.pairs(dev.regions, dev.sentences, aligner.vocabulary)
+            aligner.model, evaluation.pairs(dev.regions, dev.sentences, aligner)
         )
         for name, aligner in aligners.items()
     }
@@ -118,11 +119,11 @@ def box_rows(
     """
     _, said = evaluation.region_references(phrases)
     good = people.filter(pc.equal(people["status"], "ok"))
-    of_image = dict(zip(good["image_id"].to_pylist(), batches.features(good).split(), strict=True))
-    # The whole image comes first.
-    boxes = [(image_id, number) for image_id, number in said if image_id in of_image]
-    features_BF = np.stack([of_image[image_id][1 + number].numpy() for image_id, number in boxes])
-    texts = {"nearest snippet": evaluation.nearest_snippets(aligner, features_BF, snippets)}
+    there = set(good["image_id"].to_pylist())
+    boxes = [box for box in said if box[0] in there]
+    features_BF = _of_boxes(boxes, good)
+    seen_BF = _of_boxes(boxes, good, with_detections=aligner.model.config.detections)
+    texts = {"nearest snippet": evaluation.nearest_snippets(aligner, seen_BF, snippets)}
     texts |= {name: _write(own, features_BF, config) for name, own in captioners.items()}
     rows = {
         name: evaluation.region_captioning(dict(zip(boxes, own, strict=True)), said)
@@ -134,6 +135,15 @@ def box_rows(
         others = {box: own[1:] for box, own in several.items()}
         rows["people, one against the others"] = evaluation.region_captioning(one, others)
     return rows
+
+
+def _of_boxes(
+    boxes: Sequence[BoxKey], regions: pa.Table, *, with_detections: bool = False
+) -> npt.NDArray[np.float16]:
+    """(B, F) features of boxes of region_references; in `regions` the whole image comes first."""
+    features = batches.features(regions, with_detections=with_detections)
+    of_image = dict(zip(regions["image_id"].to_pylist(), features.split(), strict=True))
+    return np.stack([of_image[image_id][1 + number].numpy() for image_id, number in boxes])
 
 
 def _write(

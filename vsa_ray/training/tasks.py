@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -22,21 +20,24 @@ from vsa_ray import batches, evaluation, metrics, schema, storage
 from vsa_ray.alignment import (
     AlignmentConfig,
     AlignmentModel,
+    Detected,
+    distillation_loss,
     image_sentence_scores,
     ranking_loss,
 )
+from vsa_ray.alignment.distillation import prior
 from vsa_ray.batches import Ragged
+from vsa_ray.checkpoints import Aligner
+from vsa_ray.evaluation import LabelWords
 from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
 from vsa_ray.texts import attach
 from vsa_ray.training import gathering
+from vsa_ray.training.moments import Moments
 from vsa_ray.vocabulary import Vocabulary
 
 Metrics = dict[str, float]
 
 Model = AlignmentModel | MultimodalRNN
-
-MOMENTS_REGIONS = 100_000
-"""Regions that are enough to know the mean and the deviation of all."""
 
 SPREAD = "dev/spread"
 """The metric that is 0 where the model says the same of all dev images: the deviation of the
@@ -53,39 +54,12 @@ class Pair:
     features: Ragged
     words: Ragged
 
+    told: Detected | None = None
+    """Where the detector teaches: what it knows of these regions and words."""
+
     def to(self, device: torch.device) -> Pair:
-        return Pair(self.features.to(device), self.words.to(device))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moments:
-    """Mean and standard deviation of the features of the training split; see `standardise`."""
-
-    mean_F: npt.NDArray[np.float32]
-    scale_F: npt.NDArray[np.float32]
-
-    @classmethod
-    def of(cls, regions: str) -> Moments:
-        """Of the table at a URI; some thousand images are enough, and memory is flat."""
-        images = storage.read_blocks(
-            regions, schema.REGIONS, columns=["features", "status"], split="train"
-        )
-        total_F, squares_F, count = torch.zeros(()), torch.zeros(()), 0
-        for block in images:
-            if count >= MOMENTS_REGIONS:
-                break
-            good = block.filter(pc.equal(block["status"], "ok"))
-            if not len(good):
-                continue
-            features_PF = batches.features(good).rows.double()
-            total_F = total_F + features_PF.sum(0)
-            squares_F = squares_F + features_PF.square().sum(0)
-            count += len(features_PF)
-        if not count:
-            raise storage.StorageError(f"{regions}: no image of the train split has regions")
-        mean_F = total_F / count
-        scale_F = (squares_F / count - mean_F.square()).clamp(min=0).sqrt()
-        return cls(mean_F=mean_F.float().numpy(), scale_F=scale_F.float().numpy())
+        told = self.told and self.told.to(device)
+        return Pair(self.features.to(device), self.words.to(device), told)
 
 
 class Task(Protocol):
@@ -112,7 +86,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentTask:
-    """Images and their sentences are to find one another (Eqs. 1-9)."""
+    """Images and their sentences are to find one another (Eqs. 1-9).
+
+    And their words the regions that a detector would choose, if `config.distillation` is not 0.
+    """
 
     score: ClassVar[str] = "dev/mean_recall"
 
@@ -122,13 +99,16 @@ class AlignmentTask:
     regions: str
     sentences: str
 
+    labels: LabelWords | None = None
+    """Needed where the detector teaches."""
+
     def build(self) -> AlignmentModel:
         model = AlignmentModel(
             self.config,
             feature_dim=len(self.moments.mean_F),
             vocabulary_size=len(self.vocabulary),
         )
-        model.standardise(*_tensors(self.moments))
+        model.standardise(*self.moments.tensors())
         return model
 
     def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair:
@@ -138,13 +118,30 @@ class AlignmentTask:
         for image_id, texts in zip(*columns, strict=True):
             text = random.Random(f"{seed} {epoch} {image_id}").choice(texts)
             drawn.append(self.vocabulary.encode(text))
-        seen = batches.seen(batches.features(images), self.config.regions)
-        return Pair(seen, Ragged.of(drawn))
+        words = Ragged.of(drawn)
+        features = batches.features(images, with_detections=self.config.detections)
+        seen = batches.seen(features, self.config.regions)
+        return Pair(seen, words, self._told(images, words) if self.config.distillation else None)
+
+    def _told(self, images: pa.Table, words: Ragged) -> Detected:
+        assert self.labels is not None, "a detector teaches by its classes"
+        lengths = torch.tensor([len(labels) for labels in images["labels"].to_pylist()])
+        found_P6 = torch.from_numpy(batches.detections(images))
+        prior_P = prior(found_P6[:, batches.LOG_CONFIDENCE], found_P6[:, batches.LOG_AREA], lengths)
+        columns = self.labels.columns(images["labels"].combine_chunks().flatten().to_pylist())
+        return Detected(
+            prior_P=batches.seen(Ragged(prior_P, lengths), self.config.regions).rows,
+            class_P=batches.seen(
+                Ragged(torch.from_numpy(columns), lengths), self.config.regions
+            ).rows,
+            evidence_WL=torch.from_numpy(self.labels.evidence_VL)[words.rows],
+        )
 
     def loss(self, model: AlignmentModel, batch: Pair) -> Tensor:
         """This worker's share of the loss of the global batch (Eq. 9)."""
         exchange = gathering.Exchange(batch.words.lengths)
-        exchange.send(model.encode_words(batch.words.rows, batch.words.lengths))
+        own_WD = model.encode_words(batch.words.rows, batch.words.lengths)
+        exchange.send(own_WD)
         # Words are on their way while regions are encoded; and their gradients, on the way back.
         regions_PD = model.encode_regions(batch.features.rows)
         words, first = exchange.receive()
@@ -155,13 +152,19 @@ class AlignmentTask:
             words.lengths,
             score=self.config.score,
         )
-        return ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
+        share = ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
+        if batch.told is None:
+            return share
+        taught = distillation_loss(
+            regions_PD, batch.features.lengths, own_WD, batch.words.lengths, batch.told
+        )
+        return share + self.config.distillation * taught / len(words.rows)
 
     def evaluate(self, model: AlignmentModel) -> Metrics:
         data = evaluation.pairs(
             storage.read_table(self.regions, schema.REGIONS, split="dev"),
             storage.read_table(self.sentences, schema.SENTENCES, split="dev"),
-            self.vocabulary,
+            Aligner(model, self.vocabulary),
         )
         scores_BC = evaluation.retrieval_scores(model, data)
         found = {
@@ -177,7 +180,7 @@ class AlignmentTask:
         return result
 
     def collapsed_loss(self, images: float) -> float:
-        """See ranking_loss: what it is where all scores are equal."""
+        """See ranking_loss: what it is where all scores are equal, without distillation."""
         if self.config.loss == "sum_of_hinges":
             return 2 * (images - 1) * self.config.margin
         if self.config.loss == "hardest_negative":
@@ -218,7 +221,7 @@ class CaptionTask:
             vocabulary_size=len(self.vocabulary),
             log_frequencies_V=torch.from_numpy(self.vocabulary.log_frequencies()),
         )
-        model.standardise(*_tensors(self.moments))
+        model.standardise(*self.moments.tensors())
         return model
 
     def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair:
@@ -289,7 +292,3 @@ def _sentences(images: pa.Table) -> list[list[list[str]]]:
 def _tokens(batch: Pair) -> int:
     """Words to predict: all there are, and an END a text."""
     return len(batch.words.rows) + len(batch.words.lengths)
-
-
-def _tensors(moments: Moments) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(moments.mean_F), torch.from_numpy(moments.scale_F)
