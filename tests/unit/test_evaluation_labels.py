@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from vsa_ray import evaluation
+from vsa_ray.evaluation import labels
 from vsa_ray.evaluation.labels import MOST_EVIDENCE
 from vsa_ray.vocabulary import Vocabulary
 
@@ -67,6 +68,16 @@ def test_probabilities_are_those_of_model_1(vocabulary: Vocabulary) -> None:
     found = evaluation.label_words([regions], sentences, vocabulary)
     evidence_T1 = found.evidence(vocabulary.encode(["a", "puppy", "toy"]), ["dog"])
     np.testing.assert_allclose(evidence_T1, 0, atol=0.01)
+
+
+def test_words_in_blocks_teach_the_same(
+    regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluation.label_words([regions], sentences, vocabulary)
+    monkeypatch.setattr(labels, "WORDS_AT_ONCE", 2)
+    found = evaluation.label_words([regions], sentences, vocabulary)
+    np.testing.assert_allclose(found.evidence_VL, whole.evidence_VL, atol=1e-6)
+    assert np.abs(whole.evidence_VL).max() > 0.1
 
 
 def test_failed_images_are_no_trouble(

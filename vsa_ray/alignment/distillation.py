@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 UNIT = 0.05
 """The deviation of v_i . s_t in a trained model whose sentences are cosines."""
@@ -89,27 +88,33 @@ def distillation_loss(
     wide = torch.promote_types(regions_PD.dtype, torch.float32)
     with torch.autocast(regions_PD.device.type, enabled=False):
         regions_BRD = _padded(regions_PD.to(wide), num_regions_B)
+        z_BTR = _runs(_padded(words_WD.to(wide), lengths_B) @ regions_BRD.mT)
         prior_BR = _padded(told.prior_P, num_regions_B, NEVER)
-        z_BTR = _runs(words_WD.to(wide), lengths_B) @ regions_BRD.transpose(1, 2)
         z_BTR = z_BTR.masked_fill((prior_BR == NEVER)[:, None], NEVER)
+        is_word_BT = _padded(torch.ones_like(told.evidence_WL[:, 0]), lengths_B)
         with torch.no_grad():
-            words_BT1 = _runs(torch.ones_like(told.evidence_WL[:, :1]), lengths_B)
-            known_BTR = words_BT1 * prior_BR[:, None]
             class_BTR = _padded(told.class_P, num_regions_B)[:, None].expand_as(z_BTR)
-            known_BTR += EVIDENCE * _runs(told.evidence_WL, lengths_B).gather(2, class_BTR)
+            known_BTR = EVIDENCE * _padded(told.evidence_WL, lengths_B).gather(2, class_BTR)
+            known_BTR = _runs(known_BTR + is_word_BT[..., None] * prior_BR[:, None])
             q_BTR = (SHARPNESS * (z_BTR / UNIT + known_BTR)).softmax(2)
         losses_BT = -(q_BTR * (z_BTR / TEMPERATURE).log_softmax(2)).sum(2)
-        position_T = torch.arange(z_BTR.shape[1], device=z_BTR.device)
-        return losses_BT[position_T < lengths_B[:, None]].sum()
+        return (losses_BT * is_word_BT).sum()
 
 
 def _padded(rows: Tensor, lengths_B: Tensor, value: float = 0.0) -> Tensor:
-    """(B, longest, ...), the value behind what is shorter."""
-    things = list(rows.split(lengths_B.tolist()))
-    return pad_sequence(things, batch_first=True, padding_value=value)
+    """(B, longest, ...), the value behind what is shorter.
+
+    Gathered, since the gradient of torch's pad_sequence takes a copy of the whole for each thing.
+    """
+    position_L = torch.arange(int(lengths_B.max()), device=rows.device)
+    row_BL = (lengths_B.cumsum(0) - lengths_B)[:, None] + position_L
+    there_BL = position_L < lengths_B[:, None]
+    found = rows.index_select(0, row_BL.clamp(max=len(rows) - 1).flatten())
+    found = found.view(*row_BL.shape, *rows.shape[1:])
+    return found.masked_fill(~there_BL.view(*row_BL.shape, *[1] * (rows.ndim - 1)), value)
 
 
-def _runs(rows_WX: Tensor, lengths_B: Tensor) -> Tensor:
-    """(B, T, X): each word's row and those of its neighbours, added up."""
-    padded_BTX = F.pad(_padded(rows_WX, lengths_B), (0, 0, 1, 1))
-    return padded_BTX[:, :-2] + padded_BTX[:, 1:-1] + padded_BTX[:, 2:]
+def _runs(words_BTR: Tensor) -> Tensor:
+    """Each word's numbers and those of its neighbours, added up."""
+    padded = F.pad(words_BTR, (0, 0, 1, 1))
+    return padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]

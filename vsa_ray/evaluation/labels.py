@@ -24,6 +24,9 @@ ITERATIONS = 12
 NOTHING = 0.5
 """How present "nothing" is in every image; a class is as present as its surest box is sure."""
 
+WORDS_AT_ONCE = 100_000
+"""Of a corpus, whose classes' shares are in memory together."""
+
 WHOLE_IMAGE = ""
 """The class of what has none."""
 
@@ -79,7 +82,7 @@ def label_words(
     ]
     words_W = np.concatenate([ids for _, ids in told])
     images_W = np.repeat([image for image, _ in told], [len(ids) for _, ids in told])
-    likely_VL = _translate(words_W, presence_BL[images_W], len(vocabulary))
+    likely_VL = _translate(words_W, images_W, presence_BL, len(vocabulary))
     overall_V = np.bincount(words_W, minlength=len(vocabulary)) / len(words_W)
     evidence_VL = np.log((likely_VL + LEAST) / (overall_V[:, None] + LEAST))
     evidence_VL = np.pad(evidence_VL, ((0, 0), (0, 1))).clip(-MOST_EVIDENCE, MOST_EVIDENCE)
@@ -99,14 +102,19 @@ def _present(regions: Iterable[pa.Table]) -> dict[str, dict[str, float]]:
 
 
 def _translate(
-    words_W: npt.NDArray[np.int64], presence_WL: npt.NDArray[np.float64], vocabulary: int
+    words_W: npt.NDArray[np.int64],
+    images_W: npt.NDArray[np.int64],
+    presence_BL: npt.NDArray[np.float64],
+    vocabulary: int,
 ) -> npt.NDArray[np.float64]:
     """p(word | class) -> (V, L); each column sums to 1."""
-    likely_VL = np.full((vocabulary, presence_WL.shape[1]), 1 / vocabulary)
+    likely_VL = np.full((vocabulary, presence_BL.shape[1]), 1 / vocabulary)
+    blocks = [slice(at, at + WORDS_AT_ONCE) for at in range(0, len(words_W), WORDS_AT_ONCE)]
     for _ in range(ITERATIONS):
-        share_WL = likely_VL[words_W] * presence_WL
-        share_WL /= share_WL.sum(axis=1, keepdims=True)
-        likely_VL = np.zeros_like(likely_VL)
-        np.add.at(likely_VL, words_W, share_WL)
-        likely_VL = (likely_VL + 1e-3) / (likely_VL + 1e-3).sum(axis=0)
+        counts_VL = np.zeros_like(likely_VL)
+        for some in blocks:
+            share_wL = likely_VL[words_W[some]] * presence_BL[images_W[some]]
+            share_wL /= share_wL.sum(axis=1, keepdims=True)
+            np.add.at(counts_VL, words_W[some], share_wL)
+        likely_VL = (counts_VL + 1e-3) / (counts_VL + 1e-3).sum(axis=0)
     return likely_VL

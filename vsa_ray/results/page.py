@@ -86,7 +86,10 @@ def _grounding(results: Mapping[str, Results]) -> Iterator[str]:
         yield (
             "## Grounding\n\nPhrases that people boxed (Flickr30k Entities) on the test images, in"
             " percent: the chosen box has an IoU of 0.5 or more with one of theirs, or its centre"
-            " lies in one.\n"
+            " lies in one. Alone: by the sum of v_i . s_t over the phrase's words; a model may have"
+            " learned from the detector (alignment.distillation). All that the detector knows: with"
+            " the confidence, size and class of each box, weighted on dev; the whole image is a"
+            " candidate too, where it is worth it on dev.\n"
         )
         yield _table(_BOXES, rows)
 
