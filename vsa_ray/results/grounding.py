@@ -50,8 +50,9 @@ class Decoding:
 
 
 def choose_decoding(aligners: Mapping[str, Aligner], labels: LabelWords, dev: Split) -> Decoding:
-    """The model, the weights and then the chain's beta that are right most often; both measures
-    count alike."""
+    """The model and the weights that are right most often, where both measures count alike; and
+    then the chain's beta by what snippets are cut by, the IoU of its boxes with no more than the
+    detector's confidence."""
     found = {name: _decoding(name, aligner, labels, dev) for name, aligner in aligners.items()}
     return max(found.values(), key=lambda each: each[0])[1]
 
@@ -71,7 +72,8 @@ def _decoding(
         accuracies = [_right(_measured(scored, dev, own)) for own in tried]
         best = max(accuracies)
         hints = tried[accuracies.index(best)]
-    chains = [_right(_measured(scored, dev, hints, beta * unit)) for beta in BETAS]
+    confidence = Hints(detector_weight=hints.detector_weight)
+    chains = [_measured(scored, dev, confidence, beta * unit).iou50 for beta in BETAS]
     beta = BETAS[chains.index(max(chains))] * unit
     weights = {name: getattr(hints, name) for name in WEIGHTS}
     return best, Decoding(model=name, beta=beta, unit=unit, **weights)
