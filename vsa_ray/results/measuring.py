@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,8 @@ def box_rows(
 ) -> dict[str, dict[str, Any]]:
     """What each model, and the nearest snippet, say of the boxes that people drew.
 
-    And how well people agree, on the boxes of which several phrases were said.
+    Each model by `config`'s beam, and greedily: a beam prefers short texts, which score well by
+    their precision and badly by their recall. And how well people agree, on the boxes of which several phrases were said.
 
     Args:
         people: regions of these boxes, made by regions.DescribeBoxes of region_references.
@@ -124,7 +125,10 @@ def box_rows(
     features_BF = _of_boxes(boxes, good)
     seen_BF = _of_boxes(boxes, good, with_detections=aligner.model.config.detections)
     texts = {"nearest snippet": evaluation.nearest_snippets(aligner, seen_BF, snippets)}
-    texts |= {name: _write(own, features_BF, config) for name, own in captioners.items()}
+    greedy = replace(config, beam_size=1)
+    for name, captioner in captioners.items():
+        texts[name] = _write(captioner, features_BF, config)
+        texts[f"{name}, beam 1"] = _write(captioner, features_BF, greedy)
     rows = {
         name: evaluation.region_captioning(dict(zip(boxes, own, strict=True)), said)
         for name, own in texts.items()
