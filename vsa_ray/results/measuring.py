@@ -111,7 +111,8 @@ def box_rows(
     """What each model, and the nearest snippet, say of the boxes that people drew.
 
     Each model by `config`'s beam, and greedily: a beam prefers short texts, which score well by
-    their precision and badly by their recall. And how well people agree, on the boxes of which several phrases were said.
+    their precision and badly by their recall. And how well people agree, on the boxes of which
+    several phrases were said.
 
     Args:
         people: regions of these boxes, made by regions.DescribeBoxes of region_references.
