@@ -187,7 +187,7 @@ def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
             f"{MAKERS[kind]} makes"
         )
     width, taken = _feature_dim(regions) if regions else None, description.get("feature_dim")
-    if taken and description["config"].get("detections"):
+    if taken and (description.get("config") or {}).get("detections"):
         taken -= DETECTION_DIM
     if width is not None and width != taken:
         raise ConfigError(
