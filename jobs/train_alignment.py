@@ -17,7 +17,7 @@ import pyarrow as pa
 from ray.train import UserCallback
 
 from jobs.launch import launch, require_split, require_table
-from vsa_ray import datasets, schema, storage, texts, tracking
+from vsa_ray import batches, datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.outputs import Output, origin
@@ -85,11 +85,18 @@ def main(
     images = datasets.training_images(
         config.regions,
         texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
+        beside=_beside(config.alignment),
     )
     logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
     with tracking.run("train_alignment", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})
         return train(task, images, config.training, output, run, callbacks=callbacks)
+
+
+def _beside(config: AlignmentConfig) -> tuple[str, ...]:
+    """Columns that are read beside the features."""
+    boxes = batches.DETECTIONS if config.detections or config.distillation else ()
+    return (*boxes, "labels") if config.distillation else boxes
 
 
 def _labels(regions: str, sentences: pa.Table, vocabulary: Vocabulary) -> LabelWords:

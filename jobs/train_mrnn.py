@@ -100,7 +100,7 @@ def main(config: JobConfig, parent: Run | None = None) -> Metrics:
         dev_texts=texts.group_by_image(texts.known(_texts(config, "dev"), vocabulary)),
     )
     learned = texts.group_by_image(texts.known(_texts(config, "train"), vocabulary))
-    images = datasets.training_images(config.regions, learned)
+    images = datasets.training_images(config.regions, learned, described=True)
     logger.info("training the captioner: %d words, %d images", len(vocabulary), len(learned))
     with tracking.run("train_mrnn", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})

@@ -49,7 +49,9 @@ def _as_parquet(table: pa.Table, written: Written) -> bytes:
     sink = pa.BufferOutputStream()
     counts = {b"by_status": json.dumps(written.by_status).encode()}
     table = table.replace_schema_metadata(counts)
-    pq.write_table(table, sink, compression="zstd")
+    # A dictionary of numbers that hardly repeat is built for nothing, and features are read twice
+    # as fast without; what does repeat, zstd finds.
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vsa_ray import schema
 from vsa_ray.vocabulary import Vocabulary
 
 TEXTS = pa.schema(
@@ -79,3 +81,30 @@ def attach(regions: pa.Table, texts: pa.Table) -> pa.Table:
     for name in TEXTS.names[1:]:
         regions = regions.append_column(name, beside[name])
     return regions
+
+
+def only_described(images: pa.Table) -> pa.Table:
+    """What `attach` gives, without the features of regions that no text belongs to.
+
+    Who learns from whole images alone reads a twentieth of them. `text_regions` count the regions
+    that are left.
+    """
+    if not len(images):
+        return images
+    features = images["features"].combine_chunks()
+    lengths = features.value_lengths().to_numpy(zero_copy_only=False)
+    first = np.cumsum(lengths) - lengths
+    described = [
+        np.unique(regions, return_inverse=True) for regions in images["text_regions"].to_pylist()
+    ]
+    rows = np.concatenate([start + own for start, (own, _) in zip(first, described, strict=True)])
+    columns = {
+        "features": pa.ListArray.from_arrays(
+            schema.offsets(np.array([len(own) for own, _ in described], np.int32)),
+            features.flatten().take(pa.array(rows)),
+        ),
+        "text_regions": pa.array([at for _, at in described], TEXTS.field("text_regions").type),
+    }
+    for name, column in columns.items():
+        images = images.set_column(images.schema.names.index(name), name, column)
+    return images

@@ -50,6 +50,30 @@ def test_no_texts_at_all(regions: pa.Table) -> None:
     assert len(texts.attach(regions, texts.group_by_image(iter([])))) == 0
 
 
+def test_features_of_regions_without_texts_can_be_left_out(regions: pa.Table) -> None:
+    told = [
+        ("a", "a#0", 2, ["x"]),
+        ("a", "a#1", 0, ["y"]),
+        ("a", "a#2", 2, ["z"]),
+        ("c", "c#0", 0, []),
+    ]
+    attached = texts.attach(regions, texts.group_by_image(iter(told)))
+    numbered = np.arange(16, dtype=np.float16).reshape(4, 4)
+    at = attached.schema.names.index("features")
+    attached = attached.set_column(
+        at, "features", schema.nested([numbered[:3], numbered[3:]], pa.float16())
+    )
+    described = texts.only_described(attached)
+    assert described["text_regions"].to_pylist() == [[1, 0, 1], [0]]
+    assert described["texts"] == attached["texts"]
+    left = schema.matrices(described["features"], 4)
+    np.testing.assert_array_equal(left[0], numbered[[0, 2]])
+    np.testing.assert_array_equal(left[1], numbered[3:])
+    second = texts.only_described(attached.slice(1))  # a view
+    np.testing.assert_array_equal(schema.matrices(second["features"], 4)[0], numbered[3:])
+    assert len(texts.only_described(attached.slice(2))) == 0
+
+
 def test_snippets_are_the_words_of_their_run() -> None:
     box = [0.0, 0.0, 1.0, 1.0]
     row = {

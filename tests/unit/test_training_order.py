@@ -79,7 +79,7 @@ def table(start: int, stop: int) -> pa.Table:
     return pa.table({"image": list(range(start, stop))})
 
 
-def test_images_are_taken_from_the_blocks_that_hold_them() -> None:
+def test_images_are_taken_from_the_blocks_that_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = [0, 3, 3, 10, 11]
     fetched: list[int] = []
 
@@ -87,14 +87,19 @@ def test_images_are_taken_from_the_blocks_that_hold_them() -> None:
         fetched.append(number)
         return table(bounds[number], bounds[number + 1])
 
+    monkeypatch.setattr(order, "HELD_BLOCKS", 2)
     blocks = order.Blocks([3, 0, 7, 1], fetch)
     assert len(blocks) == 11
     assert blocks.take(np.array([9, 0, 3, 2]))["image"].to_pylist() == [0, 2, 3, 9]
     assert fetched == [0, 2]
     assert blocks.take(np.array([10, 4]))["image"].to_pylist() == [4, 10]
     assert fetched == [0, 2, 3]  # 2 was held
+    blocks.take(np.array([4]))
+    blocks.take(np.array([10]))
+    assert fetched == [0, 2, 3]  # both were
     blocks.take(np.array([0]))
     assert fetched == [0, 2, 3, 0]  # 0 was let go
+    assert len(blocks.take(np.arange(11))) == 11  # more than are held
 
 
 def test_items_are_made_ahead() -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import ray.data
 
-from vsa_ray import batches, storage
+from vsa_ray import storage
 from vsa_ray.datasets.cluster import IO_CPUS, mapped
-from vsa_ray.texts import attach
+from vsa_ray.texts import attach, only_described
 
 BLOCK_BYTES = 16 * 2**20
 """Of features, some 300 images: a training that shuffles within windows holds few blocks that are
@@ -34,11 +34,22 @@ def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
     )
 
 
-def training_images(regions: str, texts: pa.Table) -> ray.data.Dataset:
-    """Features, boxes and texts (see texts.attach), an image a row, in the order of the files."""
-    columns = ["image_id", "features", "status", *batches.DETECTIONS, "labels"]
-    rows = read(regions, columns)
-    images = mapped(rows, attach, texts, num_cpus=IO_CPUS)
+def training_images(
+    regions: str, texts: pa.Table, *, beside: Sequence[str] = (), described: bool = False
+) -> ray.data.Dataset:
+    """Features and texts (see texts.attach), an image a row, in the order of the files.
+
+    Args:
+        beside: other columns of `regions` that are needed.
+        described: whether features are needed only of regions that a text belongs to.
+    """
+    rows = read(regions, ["image_id", "features", "status", *beside])
+    images = mapped(rows, _attach, texts, described, num_cpus=IO_CPUS)
     images.context.execution_options.preserve_order = True  # the same batches from the same seed
     images.context.target_max_block_size = BLOCK_BYTES
     return images
+
+
+def _attach(regions: pa.Table, texts: pa.Table, described: bool) -> pa.Table:
+    images = attach(regions, texts)
+    return only_described(images) if described else images

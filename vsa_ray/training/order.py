@@ -78,6 +78,11 @@ def share(batch: Numbers, rank: int, workers: int) -> Numbers:
     return batch[rank * len(batch) // workers : (rank + 1) * len(batch) // workers]
 
 
+HELD_BLOCKS = 32
+"""Tables that a worker keeps at hand, 16 MiB each in the object store: small batches would ask for
+most of them again and again."""
+
+
 class Blocks:
     """The images of a training, in tables that are fetched as they are needed."""
 
@@ -95,15 +100,21 @@ class Blocks:
         """These images, in the order of their numbers."""
         numbers = np.sort(numbers)
         block_of = np.searchsorted(self._starts, numbers, side="right") - 1
-        needed = np.unique(block_of).tolist()
-        held = self._held
-        self._held = {i: held[i] if i in held else self._fetch(i) for i in needed}
+        self._hold(np.unique(block_of).tolist())
         rows = (numbers - self._starts[block_of]).tolist()
         # Slices are views. Table.take would copy nested lists number by number, and of a table in
         # many chunks all of it first: half the time of a training was spent there.
         return pa.concat_tables(
             self._held[i].slice(row, 1) for i, row in zip(block_of.tolist(), rows, strict=True)
         )
+
+    def _hold(self, needed: list[int]) -> None:
+        """Have these tables, and of the others those that were needed last."""
+        held = self._held
+        for i in needed:
+            held[i] = held.pop(i) if i in held else self._fetch(i)
+        for i in list(held)[: max(0, len(held) - max(HELD_BLOCKS, len(needed)))]:
+            del held[i]
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
