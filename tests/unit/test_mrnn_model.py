@@ -133,6 +133,16 @@ def test_first_predictions_are_the_word_frequencies() -> None:
     torch.testing.assert_close(losses_B, expected[None], rtol=0.02, atol=0)
 
 
+def test_a_new_rnn_carries_the_image_on() -> None:
+    model = MultimodalRNN(
+        CaptionerConfig(hidden_dim=4), feature_dim=3, vocabulary_size=6, log_frequencies_V=None
+    )
+    seen_NH = model.image_inputs(torch.randn(2, 3)).relu()
+    later = model.step(torch.zeros(2, 4), model.step(torch.zeros(2, 4), (seen_NH,)))
+    assert seen_NH.any()
+    assert torch.equal(later[0], seen_NH)
+
+
 def test_dropout_acts_around_the_recurrence_and_not_inside() -> None:
     model = build("rnn", dropout=0.5)
     assert not torch.equal(model(*batch()), model(*batch()))
