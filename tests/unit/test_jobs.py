@@ -17,8 +17,11 @@ import pytest
 import yaml
 
 from jobs import launch, reproduce
-from vsa_ray import schema, storage
+from vsa_ray import checkpoints, schema, storage
+from vsa_ray.alignment import AlignmentConfig, AlignmentModel
+from vsa_ray.batches import DETECTION_DIM
 from vsa_ray.config import parse
+from vsa_ray.vocabulary import Vocabulary
 
 CONFIGS = Path(launch.__file__).with_name("configs")
 
@@ -119,6 +122,10 @@ def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(run / "mrnn", run / "another_mrnn")
     learned = {"features.detector": "onnx", "features.weights": "lost.onnx", "features.maps": 3}
     storage.commit(str(run / "another_mrnn"), {"made_from": learned})
+    config = AlignmentConfig(embed_dim=2, text="words", detections=True)
+    seeing = AlignmentModel(config, feature_dim=6 + DETECTION_DIM, vocabulary_size=2)
+    checkpoints.save(str(run / "seeing"), seeing, Vocabulary(("dog",), (5,), 5))
+    storage.commit(str(run / "seeing"), {})
     shutil.copytree(run / "regions", run / "made_otherwise")
     storage.commit(str(run / "made_otherwise"), {"made_from": {"regions.maps": 1}})
     (run / "README.md").write_text("# A project of one's own")
@@ -141,6 +148,7 @@ ONNX = ("--regions.detector", "onnx")
         ("detect_regions", ("--images", "images", "--out", "o")),
         ("detect_regions", ("--images", ".", "--out", "o")),
         ("extract_snippets", ALIGNED),
+        ("extract_snippets", (*ALIGNED, "--alignment", "seeing")),
         ("pipeline", ("--corpus", ".", "--out", "o")),
         ("train_alignment", ON_REGIONS),
         ("train_mrnn", BOTH),
@@ -235,6 +243,11 @@ MISTAKES = [
         "extract_snippets",
         (*ALIGNED, "--regions", "wide"),
         "--alignment alignment takes features of 6 numbers, but those of wide have 9",
+    ),
+    (
+        "extract_snippets",
+        (*ALIGNED, "--alignment", "seeing", "--regions", "wide"),
+        "--alignment seeing takes features of 6 numbers, but those of wide have 9",
     ),
     *(
         (
