@@ -34,7 +34,8 @@ Results = dict[str, Any]
 ALIGNMENTS = {
     "paper": {"loss": "sum_of_hinges", "score": "sum"},
     "hardest": {"loss": "hardest_negative", "score": "cosine"},
-    "softmax": {"loss": "softmax", "score": "sqrt_length"},
+    # At 0.05, made for cosines, scores of raw products differ by more than float32 tells well.
+    "softmax": {"loss": "softmax", "score": "sqrt_length", "temperature": 1.0},
     "taught": {
         **{"loss": "softmax", "score": "sentence_cosine", "text": "words"},
         **{"detections": True, "distillation": 0.7},
