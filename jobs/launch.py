@@ -23,8 +23,8 @@ logger = logging.getLogger("jobs")
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Processes that read the footers of a table's files, 32 by default: to start them takes longer
-    # than to read 100,000 images.
+    # Processes that read the footers of a table's files, 32 by default: each takes more than a
+    # second of a CPU to start, and one reads them fast enough.
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     # How often Ray Train looks at its workers, and so the least time that an epoch takes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
