@@ -22,25 +22,26 @@ It writes RESULTS, and the page README.md of all results that lie beside it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from jobs import detect_regions, extract_snippets, read_corpus, train_alignment, train_mrnn
+from jobs import detect_regions, read_corpus
 from jobs.launch import launch, require_directory
+from jobs.recipe_parts import RecipeParts
 from jobs.settings import Settings
-from vsa_ray import datasets, evaluation, inputs, machine, results, schema, storage
-from vsa_ray.alignment import AlignmentConfig
+from jobs.side_by_side import SideBySide, places
+from vsa_ray import datasets, evaluation, inputs, machine, messages, results, schema, storage
 from vsa_ray.alignment.config import Loss
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.datasets import Stage
 from vsa_ray.images import LoadImages
 from vsa_ray.outputs import Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
-from vsa_ray.results import Decoding, Parts, Recipe
-from vsa_ray.results.recipe import SEES, models_of, of_seed
+from vsa_ray.results import Parts, Recipe
 
 logger = logging.getLogger("jobs")
 
@@ -68,9 +69,15 @@ class JobConfig(Settings):
     other_losses: bool = True
     """Whether models that learn by the other losses are trained too, to compare them on dev."""
 
+    at_once: int = 0
+    """Models that are trained, or measured, side by side; 0 is one a GPU, or a CPU where there is
+    none, of each worker, up to 4."""
+
     def check(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"--seeds must be >= 1, got {self.seeds}")
+        if self.at_once < 0:
+            raise ConfigError(f"--at-once must be >= 0, got {self.at_once}")
         if not self.results.endswith(".json"):
             raise ConfigError(f"--results must be a .json file, got {self.results}")
         page = _page(self.results)
@@ -95,8 +102,10 @@ class JobConfig(Settings):
 
 
 def main(config: JobConfig) -> dict[str, Any]:
+    # Parts may run in another directory.
+    config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
     reader = replace(config.reader, phrases="")  # they are below data
-    settings = replace(config, data="", out="", results="", reader=reader)
+    settings = replace(config, data="", out="", results="", at_once=0, reader=reader)
     made_from = origin("reproduce", {}, recipe=settings)
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
     tables = Parts(config.at("parts"), machine.commit())
@@ -107,16 +116,11 @@ def main(config: JobConfig) -> dict[str, Any]:
         models=config.at(config.recipe),
         seeds=config.seeds,
         losses=(config.alignment.loss, *_other_losses(config)),
-        captions=config.captions,
+        writing=config.captions,
     )
-    _train_aligners(config, parts, [(0, name) for name in (*SEES, *_other_losses(config))])
-    choice = recipe.choose(parts)
-    others = range(1, config.seeds)
-    _train_aligners(config, parts, [(s, name) for s in others for name in models_of(choice)])
-    found = recipe.measure_aligners(parts, choice)
-    decoding = Decoding(**found["decoding"][0])
-    _train_captioners(config, parts, decoding)
-    found |= recipe.measure_captioners(parts, decoding)
+    with messages.shown() as told:
+        beside = SideBySide(config.at_once or places(config.alignment_training.num_workers), told)
+        found = asyncio.run(RecipeParts(recipe, config, parts, beside).make())
     flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
     document = {
         **results.assemble(found),
@@ -186,55 +190,6 @@ def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
 def _other_losses(config: JobConfig) -> list[Loss]:
     others = [loss for loss in get_args(Loss) if loss != config.alignment.loss]
     return others if config.other_losses else []
-
-
-def _train_aligners(config: JobConfig, parts: Parts, wanted: list[tuple[int, str]]) -> None:
-    """Models by their seed and name: what they see, or the loss that they learn by."""
-    kinds: dict[str, AlignmentConfig] = {
-        name: replace(config.alignment, regions=seen) for name, seen in SEES.items()
-    }
-    for loss in _other_losses(config):
-        kinds[loss] = replace(config.alignment, loss=loss)
-    for seed, name in wanted:
-        job = train_alignment.JobConfig(
-            regions=config.at("regions"),
-            sentences=config.at("sentences"),
-            out=config.at(config.recipe, of_seed(seed, "alignment", name)),
-            resume=True,
-            vocabulary=config.vocabulary,
-            alignment=kinds[name],
-            training=replace(config.alignment_training, seed=seed),
-        )
-        parts.make(f"alignment, {name}, seed {seed}", partial(train_alignment.main, job))
-
-
-def _train_captioners(config: JobConfig, parts: Parts, decoding: Decoding) -> None:
-    """For each seed one of whole images; one of boxes, from the snippets of the first seed."""
-    snippets = config.at(config.recipe, of_seed(0, "snippets"))
-    chosen = replace(config.snippets, beta=decoding.beta, detector_weight=decoding.detector_weight)
-    extract = extract_snippets.JobConfig(
-        regions=config.at("regions"),
-        sentences=config.at("sentences"),
-        alignment=config.at(config.recipe, of_seed(0, "alignment", decoding.model)),
-        out=snippets,
-        snippets=chosen,
-    )
-    parts.make("snippets", lambda: asdict(extract_snippets.main(extract)))
-    sources: dict[int, tuple[Literal["images", "snippets"], ...]] = {0: ("images", "snippets")}
-    for seed in range(config.seeds):
-        for source in sources.get(seed, ("images",)):
-            job = train_mrnn.JobConfig(
-                regions=config.at("regions"),
-                sentences=config.at("sentences"),
-                snippets=snippets if source == "snippets" else "",
-                out=config.at(config.recipe, of_seed(seed, "captioner", source)),
-                resume=True,
-                learn_from=source,
-                vocabulary=config.vocabulary,
-                captioner=config.captioner,
-                training=replace(config.captioner_training, seed=seed),
-            )
-            parts.make(f"captioner, {source}, seed {seed}", partial(train_mrnn.main, job))
 
 
 def write_page(file: str) -> str:

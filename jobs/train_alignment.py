@@ -10,11 +10,9 @@ started again with --resume True.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from ray.train import UserCallback
 
 from jobs.launch import launch, require_split, require_table
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
@@ -24,7 +22,7 @@ from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.loop import train
+from vsa_ray.training.loop import ALONE, Beside, train
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.tasks import AlignmentTask, Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
@@ -58,9 +56,11 @@ class JobConfig:
 
 
 def main(
-    config: JobConfig, parent: Run | None = None, *, callbacks: Sequence[UserCallback] = ()
+    config: JobConfig,
+    parent: Run | None = None,
+    *,
+    beside: Beside = ALONE,
 ) -> Metrics:
-    """`callbacks` hear of every epoch that is measured; jobs.tune listens."""
     inputs = {"regions": config.regions, "sentences": config.sentences}
     settings = {"alignment": config.alignment, "training": config.training}
     made_from = origin("train_alignment", inputs, vocabulary=config.vocabulary, **settings)
@@ -90,7 +90,7 @@ def main(
     logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
     with tracking.run("train_alignment", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})
-        return train(task, images, config.training, output, run, callbacks=callbacks)
+        return train(task, images, config.training, output, run, beside=beside)
 
 
 def _beside(config: AlignmentConfig) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.outputs import Output, origin
 from vsa_ray.training.config import TrainConfig
+from vsa_ray.training.loop import Beside
 from vsa_ray.training.tasks import AlignmentTask, Metrics
 from vsa_ray.tuning import SEARCHED, SearchConfig, Settings, Trial, search, short
 from vsa_ray.vocabulary import VocabularyConfig
@@ -81,7 +82,8 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
         def trial(settings: Settings, callbacks: list[Any]) -> Metrics:
             name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
             training = replace(config.training_with(settings, name), resume=True)
-            return train_alignment.main(training, parent, callbacks=callbacks)
+            beside = Beside(callbacks=callbacks, at_once=config.search.concurrent_trials)
+            return train_alignment.main(training, parent, beside=beside)
 
         trials = search(
             trial,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from jobs import (
 from vsa_ray import schema, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.errors import UserError
-from vsa_ray.results import Decoding, Parts, Recipe
+from vsa_ray.results import Decoding, Recipe
 from vsa_ray.results.grounding import WITH_DETECTOR
 from vsa_ray.table_files import Written
 
@@ -35,6 +37,17 @@ DECODING = {
     "beta": 0.125,
     "unit": 1.0,
 }
+
+
+class Here:
+    """Runs in this process what SideBySide runs in others, and in the same order."""
+
+    def __init__(self, at_once: int, _told: object) -> None:
+        self.at_once = at_once
+
+    async def run(self, name: str, function: Callable[[], Any]) -> Any:
+        assert name
+        return function()
 
 
 @pytest.fixture
@@ -64,21 +77,22 @@ def done(config: reproduce.JobConfig, monkeypatch: pytest.MonkeyPatch) -> list[A
         started.append(settings)
         storage.write_table(config.at("phrases"), schema.PHRASES.empty_table())
 
-    def measure_aligners(_self: Recipe, _parts: Parts, choice: dict[str, str]) -> dict[str, Any]:
-        return {
-            "choice": choice,
-            "retrieval": [{choice["retrieval"]: RETRIEVAL}] * 2,
-            "losses": {"softmax": RETRIEVAL},
-            "decoding": [DECODING] * 2,
-            "grounding": [{WITH_DETECTOR: BOXES}] * 2,
-            "chain": [{"independent words": BOXES}] * 2,
-        }
-
-    def measure_captioners(_self: Recipe, _parts: Parts, decoding: Decoding) -> dict[str, Any]:
+    def boxes(_self: Recipe, decoding: Decoding) -> dict[str, Any]:
         assert decoding == Decoding(**DECODING)
-        return {"captions": [{"beam 7": {"bleu1": 60.0}}] * 2, "boxes": {}}
+        return {}
 
-    choice = {"retrieval": "whole image", "grounding": "boxes"}
+    measured = {
+        "choice": {"retrieval": "whole image", "grounding": "boxes"},
+        "retrieval": [{"whole image": RETRIEVAL}] * 2,
+        "by_loss": {"softmax": RETRIEVAL},
+        "decoding": [DECODING] * 2,
+        "grounding": [{WITH_DETECTOR: BOXES}] * 2,
+        "chain": [{"independent words": BOXES}] * 2,
+        "captions": [{"beam 7": {"bleu1": 60.0}}] * 2,
+    }
+    for name, result in measured.items():
+        monkeypatch.setattr(Recipe, name, lambda *_, result=result: result)
+    monkeypatch.setattr(Recipe, "captions_of_boxes", boxes)
     monkeypatch.setattr(read_corpus, "main", read)
     monkeypatch.setattr(detect_regions, "main", job(Written(1, {"ok": 1})))
     monkeypatch.setattr(extract_snippets, "main", job(Written(1, {"ok": 1})))
@@ -86,9 +100,9 @@ def done(config: reproduce.JobConfig, monkeypatch: pytest.MonkeyPatch) -> list[A
     monkeypatch.setattr(train_mrnn, "main", job({"dev/score": 1.0}))
     monkeypatch.setattr(reproduce, "_test_regions", lambda *_: {"rows": 1})
     monkeypatch.setattr(reproduce.datasets, "model_workers", lambda *_: {})
-    monkeypatch.setattr(Recipe, "choose", lambda *_: choice)
-    monkeypatch.setattr(Recipe, "measure_aligners", measure_aligners)
-    monkeypatch.setattr(Recipe, "measure_captioners", measure_captioners)
+    monkeypatch.setattr(reproduce, "SideBySide", Here)
+    monkeypatch.setattr(reproduce, "places", lambda _workers: 3)
+    monkeypatch.setattr(reproduce.messages, "shown", lambda: nullcontext(None))
     return started
 
 
@@ -117,8 +131,8 @@ def test_what_is_trained(config: reproduce.JobConfig, done: list[Any]) -> None:
     captioners = [own for own in done if isinstance(own, train_mrnn.JobConfig)]
     assert [(below(config, own), own.learn_from, own.snippets) for own in captioners] == [
         ("seed0/captioner/images", "images", ""),
-        ("seed0/captioner/snippets", "snippets", snippets.out),
         ("seed1/captioner/images", "images", ""),
+        ("seed0/captioner/snippets", "snippets", snippets.out),
     ]
 
 
@@ -172,7 +186,11 @@ def test_the_papers_recipe_stands_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("seeds", 0, "--seeds must be >= 1, got 0"), ("results", "r.txt", "must be a .json file")],
+    [
+        ("seeds", 0, "--seeds must be >= 1, got 0"),
+        ("at_once", -1, "--at-once must be >= 0, got -1"),
+        ("results", "r.txt", "must be a .json file"),
+    ],
 )
 def test_settings_that_cannot_work(
     config: reproduce.JobConfig, field: str, value: Any, message: str

@@ -15,7 +15,7 @@ PACKAGES = ("vsa_ray", "jobs")
 DOORS = {
     "ray": {
         *(f"vsa_ray.datasets.{name}" for name in ("cluster", "making", "tables")),
-        *("vsa_ray.training.loop", "vsa_ray.tuning"),
+        *("vsa_ray.training.loop", "vsa_ray.tuning", "vsa_ray.messages"),
     },
     "mlflow": {"vsa_ray.tracking"},
 }

@@ -94,20 +94,15 @@ def recipe(
         models=str(models),
         seeds=2,
         losses=("softmax", "sum_of_hinges", "hardest_negative"),
-        captions=CaptionConfig(beam_size=2, max_words=3),
+        writing=CaptionConfig(beam_size=2, max_words=3),
     )
-
-
-@pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    return Parts(str(tmp_path / "parts"), "abc1234")
 
 
 CHOICE = {"retrieval": TOGETHER, "grounding": "all regions"}
 
 
-def test_what_is_chosen(recipe: Recipe, parts: Parts) -> None:
-    choice = recipe.choose(parts)
+def test_what_is_chosen(recipe: Recipe) -> None:
+    choice = recipe.choice()
     assert choice["grounding"] == "all regions"
     assert choice["retrieval"] in {*SEES, TOGETHER}
 
@@ -118,49 +113,50 @@ def test_headlines_need_models_of_every_seed() -> None:
     assert models_of(alone) == ("boxes", "whole image")
 
 
-def test_a_recipe_without_other_losses_has_its_own(recipe: Recipe, parts: Parts) -> None:
-    found = dataclasses.replace(recipe, losses=("softmax",)).measure_aligners(parts, CHOICE)
-    assert list(found["losses"]) == ["softmax"]
+def test_a_recipe_without_other_losses_has_its_own(recipe: Recipe) -> None:
+    assert list(dataclasses.replace(recipe, losses=("softmax",)).by_loss()) == ["softmax"]
 
 
-def test_aligners(recipe: Recipe, parts: Parts) -> None:
-    found = recipe.measure_aligners(parts, CHOICE)
-    first, second = found["retrieval"]
+def test_aligners(recipe: Recipe) -> None:
+    first, second = recipe.retrieval(CHOICE)
     assert list(first) == [*SEES, TOGETHER, ALL_SEEDS]
     assert list(second) == [*SEES, TOGETHER]
     assert first["boxes"]["images"] == 2
     # Both seeds are the same model here.
     assert first[ALL_SEEDS] == first[TOGETHER] == second[TOGETHER]
-    assert list(found["losses"]) == list(get_args(Loss))
-    assert [seed["model"] for seed in found["decoding"]] == ["all regions"] * 2
-    rows = found["grounding"][0]
+    assert list(recipe.by_loss()) == list(get_args(Loss))
+
+
+def test_grounding(recipe: Recipe) -> None:
+    decoding = recipe.decoding(CHOICE)
+    assert [seed["model"] for seed in decoding] == ["all regions"] * 2
+    chosen = [Decoding(**seed) for seed in decoding]
+    rows = recipe.grounding(chosen)[0]
     assert rows[ALONE]["iou50"] == rows[WITH_DETECTOR]["iou50"] == 100.0
     assert rows["whole image"] == {"iou50": 0.0, "pointing": 0.0}
     assert rows["selective search: any box (upper bound)"]["iou50"] == 100.0
-    independent, *chained = found["chain"][1].values()
+    independent, *chained = recipe.chain(chosen)[1].values()
     assert independent["iou50"] == 100.0
     assert len(chained) > 10
 
 
-def test_seeds_with_the_models_of_the_headline_alone(recipe: Recipe, parts: Parts) -> None:
-    choice = {"retrieval": "boxes", "grounding": "all regions"}
-    first, second = recipe.measure_aligners(parts, choice)["retrieval"]
+def test_seeds_with_the_models_of_the_headline_alone(recipe: Recipe) -> None:
+    first, second = recipe.retrieval({"retrieval": "boxes", "grounding": "all regions"})
     assert list(first) == [*SEES, TOGETHER, "boxes, of all seeds"]
     assert list(second) == ["all regions", "boxes"]
 
 
 @pytest.mark.usefixtures("no_java")
-def test_captioners(recipe: Recipe, parts: Parts) -> None:
+def test_captioners(recipe: Recipe) -> None:
     decoding = Decoding(
         "boxes", 0.1, label_weight=0, area_weight=0, whole_image=None, beta=0.1, unit=1.0
     )
-    found = recipe.measure_captioners(parts, decoding)
-    first, second = found["captions"]
+    first, second = recipe.captions()
     assert list(first) == ["beam 7", "beam 1", "nearest neighbour"]
     assert list(second) == ["beam 7", "beam 1"]
     assert first["nearest neighbour"]["bleu1"] > 0
     assert first["beam 7"]["images"] == 2
-    boxes = found["boxes"]
+    boxes = recipe.captions_of_boxes(decoding)
     *ours, people = boxes
     models = ("full-frame model", "region-level model")
     beams = [name for model in models for name in (model, f"{model}, beam 1")]
@@ -173,10 +169,22 @@ def test_captioners(recipe: Recipe, parts: Parts) -> None:
 
 
 @pytest.mark.usefixtures("no_java")
-def test_all_of_it_makes_a_file_and_a_page(recipe: Recipe, parts: Parts) -> None:
-    found = recipe.measure_aligners(parts, recipe.choose(parts))
-    found |= recipe.measure_captioners(parts, Decoding(**found["decoding"][0]))
-    document = assemble(found)
+def test_all_of_it_makes_a_file_and_a_page(recipe: Recipe) -> None:
+    choice = recipe.choice()
+    decoding = recipe.decoding(choice)
+    chosen = [Decoding(**seed) for seed in decoding]
+    document = assemble(
+        {
+            "choice": choice,
+            "retrieval": recipe.retrieval(choice),
+            "losses": recipe.by_loss(),
+            "decoding": decoding,
+            "grounding": recipe.grounding(chosen),
+            "chain": recipe.chain(chosen),
+            "captions": recipe.captions(),
+            "boxes": recipe.captions_of_boxes(chosen[0]),
+        }
+    )
     assert {"retrieval", "grounding", "captions"} <= document.keys()
     assert document["retrieval"]["image_search"].keys() == {"r1", "r5", "r10", "median_rank"}
     assert document["spread"]["grounding"]["iou50"] == 0.0

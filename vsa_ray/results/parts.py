@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from vsa_ray import storage
 
 logger = logging.getLogger(__name__)
+
+Timed = tuple[Any, float]
+"""What a part made, and its seconds."""
 
 
 class Parts:
@@ -28,20 +32,46 @@ class Parts:
 
         The seconds of a part that was stopped are those since it was started last.
         """
-        file = name.replace(",", "").replace(" ", "_")
-        path = storage.join(self._uri, f"{file}.json")
-        if storage.exists(path):
-            done = storage.read_json(path)
-            logger.info("%s was done before", name)
-        else:
+        if not self._is_done(name):
             logger.info("%s", name)
-            begun = time.monotonic()
-            made = part()
-            seconds = time.monotonic() - begun
-            done = {"result": made, "seconds": seconds, "stamp": self._stamp}
-            storage.write_json(path, done)
-            logger.info("%s took %.0f s", name, seconds)
+            self._keep(name, timed(part))
+        return self._result(name)
+
+    async def make_apart(
+        self,
+        name: str,
+        part: Callable[[], Any],
+        run: Callable[[str, Callable[[], Timed]], Awaitable[Timed]],
+    ) -> Any:
+        """The same, of a part that `run` takes elsewhere while others go on."""
+        if not self._is_done(name):
+            self._keep(name, await run(name, partial(timed, part)))
+        return self._result(name)
+
+    def _is_done(self, name: str) -> bool:
+        if done := storage.exists(self._path(name)):
+            logger.info("%s was done before", name)
+        return done
+
+    def _keep(self, name: str, made: Timed) -> None:
+        result, seconds = made
+        kept = {"result": result, "seconds": seconds, "stamp": self._stamp}
+        storage.write_json(self._path(name), kept)
+        logger.info("%s took %.0f s", name, seconds)
+
+    def _result(self, name: str) -> Any:
+        done = storage.read_json(self._path(name))
         self.seconds[name] = done["seconds"]
         if done["stamp"] not in self.stamps:
             self.stamps.append(done["stamp"])
         return done["result"]
+
+    def _path(self, name: str) -> str:
+        file = name.replace(",", "").replace(" ", "_")
+        return storage.join(self._uri, f"{file}.json")
+
+
+def timed(part: Callable[[], Any]) -> Timed:
+    """What a part returns, and its seconds."""
+    begun = time.monotonic()
+    return part(), time.monotonic() - begun

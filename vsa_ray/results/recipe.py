@@ -23,7 +23,6 @@ from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.results import grounding, measuring
 from vsa_ray.results.grounding import Decoding
 from vsa_ray.results.measuring import TOGETHER, Split
-from vsa_ray.results.parts import Parts
 
 SEES: dict[str, Seen] = {"all regions": "all", "boxes": "boxes", "whole image": "whole_image"}
 """Alignment models, and AlignmentConfig.regions of each."""
@@ -57,54 +56,34 @@ class Recipe:
     losses: tuple[Loss, ...]
     """The recipe's own, and others that models were trained by."""
 
-    captions: CaptionConfig
+    writing: CaptionConfig
+    """How sentences are written; the beams are BEAMS."""
 
-    def choose(self, parts: Parts) -> dict[str, str]:
+    def choice(self) -> dict[str, str]:
         """What the first seed's models are worth on dev -> the best row of retrieval, and the model
         that finds boxes best."""
-        choice: dict[str, str] = parts.make("choice", self._choice)
-        return choice
-
-    def measure_aligners(self, parts: Parts, choice: dict[str, str]) -> dict[str, Any]:
-        """Retrieval, losses and grounding; how phrases are decoded is chosen on the way."""
-        found = {
-            "choice": choice,
-            "retrieval": parts.make("retrieval", lambda: self._retrieval(choice)),
-            "losses": parts.make("losses", self._losses),
-            "decoding": parts.make("decoding", lambda: self._decoding(choice)),
-        }
-        chosen = [Decoding(**seed) for seed in found["decoding"]]
-        found["grounding"] = parts.make("grounding", lambda: self._grounding(chosen))
-        found["chain"] = parts.make("chain", lambda: self._chain(chosen))
-        return found
-
-    def measure_captioners(self, parts: Parts, decoding: Decoding) -> dict[str, Any]:
-        """Sentences for whole images, and for the boxes that people drew."""
-        return {
-            "captions": parts.make("captions", self._captions),
-            "boxes": parts.make("captions of boxes", lambda: self._boxes(decoding)),
-        }
-
-    def _choice(self) -> dict[str, str]:
         dev = self._split("dev")
         (rows,) = measuring.retrieval_rows([self._aligners(0, tuple(SEES))], dev)
         decoding = self._decode(0, GROUNDERS, dev)
         return {"retrieval": measuring.best_on_dev(rows), "grounding": decoding.model}
 
-    def _retrieval(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+    def retrieval(self, choice: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Of every seed, on test."""
         seeds = [
             self._aligners(seed, models_of(choice) if seed else tuple(SEES))
             for seed in range(self.seeds)
         ]
         return measuring.retrieval_rows(seeds, self._split("test"), choice["retrieval"])
 
-    def _losses(self) -> dict[str, Any]:
+    def by_loss(self) -> dict[str, Any]:
+        """Models that learned by one loss each, on dev."""
         own, *others = self.losses
         names = {own: "all regions", **{loss: loss for loss in others}}
         trained = {loss: self._aligner(0, names[loss]) for loss in get_args(Loss) if loss in names}
         return measuring.loss_rows(trained, self._split("dev"))
 
-    def _decoding(self, choice: dict[str, str]) -> list[dict[str, Any]]:
+    def decoding(self, choice: Mapping[str, str]) -> list[dict[str, Any]]:
+        """How phrases are decoded, chosen on dev -> Decoding of every seed."""
         dev, names = self._split("dev"), (choice["grounding"],)
         return [asdict(self._decode(seed, names, dev)) for seed in range(self.seeds)]
 
@@ -116,7 +95,8 @@ class Recipe:
         sentences = self._table("sentences", schema.SENTENCES, "train")
         return label_words(self._train("labels", "scores"), sentences, vocabulary)
 
-    def _grounding(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+    def grounding(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+        """Of every seed, on test, beside what needs no alignment."""
         test, proposals = self._split("test"), self._regions("proposals")
         return [
             grounding.grounding_rows(
@@ -125,21 +105,23 @@ class Recipe:
             for seed, own in enumerate(chosen)
         ]
 
-    def _chain(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+    def chain(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
+        """Grounding on test over a range of beta."""
         test = self._split("test")
         return [
             grounding.chain_rows(self._aligner(seed, own.model), test, self._labels(), own)
             for seed, own in enumerate(chosen)
         ]
 
-    def _captions(self) -> list[dict[str, Any]]:
+    def captions(self) -> list[dict[str, Any]]:
+        """Sentences for whole images, on test, of every seed."""
         test, sentences = self._split("test"), self._table("sentences", schema.SENTENCES)
         rows: list[dict[str, Any]] = []
         for seed in range(self.seeds):
             captioner = self._captioner(seed, "images")
             of_beam: dict[str, Any] = {}
             for beam_size in BEAMS:
-                config = CaptionConfig(beam_size=beam_size, max_words=self.captions.max_words)
+                config = CaptionConfig(beam_size=beam_size, max_words=self.writing.max_words)
                 # One nearest neighbour is enough: it is the same for all.
                 train = self._train("features", "status") if not rows and not of_beam else iter(())
                 of_beam[f"beam {beam_size}"] = measuring.caption_part(
@@ -149,7 +131,8 @@ class Recipe:
         rows[0]["nearest neighbour"] = rows[0][f"beam {BEAMS[0]}"]["nearest_neighbour"]
         return rows
 
-    def _boxes(self, decoding: Decoding) -> dict[str, Any]:
+    def captions_of_boxes(self, decoding: Decoding) -> dict[str, Any]:
+        """Texts for the boxes that people drew, on test, of the first seed."""
         uri = storage.join(self.models, of_seed(0, "snippets"))
         snippets = storage.read_table(uri, schema.SNIPPETS, split="train")
         return measuring.box_rows(
@@ -161,7 +144,7 @@ class Recipe:
             self._regions("people"),
             self._table("phrases", schema.PHRASES, "test"),
             snippets,
-            self.captions,
+            self.writing,
         )
 
     def _aligners(self, seed: int, names: Iterable[str]) -> dict[str, Aligner]:

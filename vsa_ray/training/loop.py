@@ -12,8 +12,7 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +25,9 @@ import torch
 from ray.train import UserCallback
 from ray.train.torch.config import _TorchBackend
 from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from vsa_ray import checkpoints, machine, storage
+from vsa_ray import checkpoints, machine, messages, storage
 from vsa_ray.checkpoints import Progress
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
@@ -55,6 +53,20 @@ NO_SCORE = -1e30
 """Score of a checkpoint within an epoch: below all others, so that Ray keeps none but the last."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Beside:
+    """What there is beside a training."""
+
+    callbacks: Sequence[UserCallback] = ()
+    """They hear of every epoch that is measured."""
+
+    at_once: int = 1
+    """Trainings that share the CPUs, this one among them."""
+
+
+ALONE = Beside()
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """All that a worker is told."""
@@ -70,6 +82,8 @@ class _Work:
     messages: Queue
     """Pairs (level, text), for the driver to show."""
 
+    at_once: int
+
 
 def train(
     task: Task,
@@ -78,7 +92,7 @@ def train(
     output: Output,
     run: Run,
     *,
-    callbacks: Sequence[UserCallback] = (),
+    beside: Beside = ALONE,
 ) -> Metrics:
     """Train a model and commit the best epoch's as a checkpoint directory.
 
@@ -86,7 +100,6 @@ def train(
         images: as datasets.training_images makes them, each text with a word that the task's
             vocabulary knows.
         output: as runs.begin has claimed it; a training that was stopped there goes on.
-        callbacks: hear of every epoch that is measured.
 
     Returns:
         The metrics of the best epoch.
@@ -101,10 +114,10 @@ def train(
             f"{sum(rows)} images to train on are too few for {config.num_workers} worker(s): two "
             "each are needed"
         )
-    with _messages() as messages:
+    with messages.shown() as told:
         at = storage.absolute(output.uri)  # workers may stand in another directory
-        work = _Work(task, config, run, at, blocks, rows, messages)
-        result = _fit(work, callbacks)
+        work = _Work(task, config, run, at, blocks, rows, told, beside.at_once)
+        result = _fit(work, beside.callbacks)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
     epochs = [pair for pair in result.best_checkpoints or () if pair[1][task.score] > NO_SCORE]
@@ -124,7 +137,8 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
     """Train, through failures of workers as long as there is a checkpoint between them."""
     filesystem, path = storage.resolve(storage.join(work.output, runs.CHECKPOINTS))
     own = [_Epochs(callback) for callback in callbacks]
-    scaling = _scaling(work.config)  # once: a node that is lost for a moment changes nothing
+    # Once: a node that is lost for a moment changes nothing.
+    scaling = _scaling(work.config, work.at_once)
     while True:
         before = runs.done(work.output)
         trainer = ray.train.torch.TorchTrainer(
@@ -159,7 +173,7 @@ def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], li
     return [entry.ref for entry in entries], rows
 
 
-def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
+def _scaling(config: TrainConfig, at_once: int) -> ray.train.ScalingConfig:
     """A GPU a worker; where there is none, the CPUs, but for what data and a trial of Tune need."""
     most, least = config.num_workers, config.min_workers or config.num_workers
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -169,7 +183,8 @@ def _scaling(config: TrainConfig) -> ray.train.ScalingConfig:
         if gpus < least:
             logger.warning("training takes %d GPUs, of which there are %d: it waits", least, gpus)
     else:
-        cpus = min(WORKER_CPUS, max(0.01, resources.get("CPU", 1) - 1.25) / most)
+        workers = most * at_once
+        cpus = min(WORKER_CPUS, max(0.01, resources.get("CPU", 1) - 1.25) / workers)
         settings["resources_per_worker"] = {"CPU": cpus}
     settings["elastic_resize_monitor_interval_s"] = RESIZE_SECONDS
     return ray.train.ScalingConfig(**settings)
@@ -213,7 +228,7 @@ def _work(settings: dict[str, Any]) -> str | None:
     work: _Work = settings["work"]
     place = _RayPlace(work)
     if place.device.type == "cpu":
-        sharing = ray.train.get_context().get_local_world_size()
+        sharing = ray.train.get_context().get_local_world_size() * work.at_once
         torch.set_num_threads(max(1, machine.cpus() // sharing))
     images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
     try:
@@ -267,23 +282,3 @@ class _RayPlace:
 
     def show(self, text: str, *, warn: bool = False) -> None:
         self.work.messages.put((logging.WARNING if warn else logging.INFO, text))
-
-
-@contextmanager
-def _messages() -> Iterator[Queue]:
-    """A queue whose texts are logged while the driver waits for the workers."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    shower = threading.Thread(target=_show, args=(messages,), daemon=True)
-    shower.start()
-    try:
-        yield messages
-    finally:
-        messages.put(None)
-        shower.join()
-        messages.shutdown(force=True)
-
-
-def _show(messages: Queue) -> None:
-    while (message := messages.get()) is not None:
-        logger.log(*message)

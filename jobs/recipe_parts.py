@@ -1,0 +1,139 @@
+"""The models of a recipe and all that is measured of them, side by side: what jobs.reproduce makes
+of its tables.
+
+    alignments of the first seed > choice > of other seeds > retrieval, losses
+                                                           > decoding > grounding, chain
+                                                                      > snippets > captioner of them
+    captioners of whole images > captions
+    both > captions of boxes
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+from jobs import extract_snippets, train_alignment, train_mrnn
+from jobs.settings import Settings
+from jobs.side_by_side import SideBySide
+from vsa_ray import storage
+from vsa_ray.results import Decoding, Parts, Recipe
+from vsa_ray.results.recipe import SEES, models_of, of_seed
+from vsa_ray.training.loop import Beside
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeParts:
+    """Makes each as soon as all that it needs is there."""
+
+    recipe: Recipe
+    settings: Settings
+    parts: Parts
+    side_by_side: SideBySide
+
+    async def make(self) -> dict[str, Any]:
+        """What was measured, as vsa_ray.results.assemble takes it."""
+        aligned, captions = await asyncio.gather(self._alignments(), self._captions())
+        first = Decoding(**aligned["decoding"][0])
+        boxes = await self._part("captions of boxes", partial(self.recipe.captions_of_boxes, first))
+        return {**aligned, "captions": captions, "boxes": boxes}
+
+    async def _part(self, name: str, function: Callable[[], Any]) -> Any:
+        return await self.parts.make_apart(name, function, self.side_by_side.run)
+
+    async def _alignments(self) -> dict[str, Any]:
+        """Alignment models to retrieval, grounding, and a captioner of boxes."""
+        recipe = self.recipe
+        names = (*SEES, *recipe.losses[1:])
+        await asyncio.gather(*(self._aligner(0, name) for name in names))
+        choice = await self._part("choice", recipe.choice)
+        others = product(range(1, recipe.seeds), models_of(choice))
+        await asyncio.gather(*(self._aligner(seed, name) for seed, name in others))
+        grounded, retrieval, losses = await asyncio.gather(
+            self._grounding(choice),
+            self._part("retrieval", partial(recipe.retrieval, choice)),
+            self._part("losses", recipe.by_loss),
+        )
+        return {"choice": choice, **grounded, "retrieval": retrieval, "losses": losses}
+
+    async def _grounding(self, choice: dict[str, str]) -> dict[str, Any]:
+        recipe = self.recipe
+        decoding = await self._part("decoding", partial(recipe.decoding, choice))
+        chosen = [Decoding(**seed) for seed in decoding]
+        _, grounding, chain = await asyncio.gather(
+            self._captioner_of_boxes(chosen[0]),
+            self._part("grounding", partial(recipe.grounding, chosen)),
+            self._part("chain", partial(recipe.chain, chosen)),
+        )
+        return {"decoding": decoding, "grounding": grounding, "chain": chain}
+
+    async def _captions(self) -> Any:
+        """Captioners of whole images to what their sentences are worth."""
+        seeds = range(self.recipe.seeds)
+        await asyncio.gather(*(self._captioner(seed, "images") for seed in seeds))
+        return await self._part("captions", self.recipe.captions)
+
+    async def _aligner(self, seed: int, name: str) -> None:
+        """By what it sees, or the loss that it learns by."""
+        own = self.settings.alignment
+        kinds = {name: replace(own, regions=seen) for name, seen in SEES.items()}
+        kinds |= {loss: replace(own, loss=loss) for loss in self.recipe.losses[1:]}
+        job = train_alignment.JobConfig(
+            regions=self._table("regions"),
+            sentences=self._table("sentences"),
+            out=self._model(seed, "alignment", name),
+            resume=True,
+            vocabulary=self.settings.vocabulary,
+            alignment=kinds[name],
+            training=replace(self.settings.alignment_training, seed=seed),
+        )
+        train = partial(train_alignment.main, job, beside=Beside(at_once=self.side_by_side.at_once))
+        await self._part(f"alignment, {name}, seed {seed}", train)
+
+    async def _captioner_of_boxes(self, decoding: Decoding) -> None:
+        """From snippets of the first seed's alignment."""
+        chosen = replace(
+            self.settings.snippets, beta=decoding.beta, detector_weight=decoding.detector_weight
+        )
+        job = extract_snippets.JobConfig(
+            regions=self._table("regions"),
+            sentences=self._table("sentences"),
+            alignment=self._model(0, "alignment", decoding.model),
+            out=self._snippets,
+            snippets=chosen,
+        )
+        await self._part("snippets", partial(_extract, job))
+        await self._captioner(0, "snippets")
+
+    async def _captioner(self, seed: int, source: Literal["images", "snippets"]) -> None:
+        job = train_mrnn.JobConfig(
+            regions=self._table("regions"),
+            sentences=self._table("sentences"),
+            snippets=self._snippets if source == "snippets" else "",
+            out=self._model(seed, "captioner", source),
+            resume=True,
+            learn_from=source,
+            vocabulary=self.settings.vocabulary,
+            captioner=self.settings.captioner,
+            training=replace(self.settings.captioner_training, seed=seed),
+        )
+        train = partial(train_mrnn.main, job, beside=Beside(at_once=self.side_by_side.at_once))
+        await self._part(f"captioner, {source}, seed {seed}", train)
+
+    @property
+    def _snippets(self) -> str:
+        return self._model(0, "snippets")
+
+    def _model(self, seed: int, *names: str) -> str:
+        return storage.join(self.recipe.models, of_seed(seed, *names))
+
+    def _table(self, name: str) -> str:
+        return storage.join(self.recipe.tables, name)
+
+
+def _extract(job: extract_snippets.JobConfig) -> dict[str, Any]:
+    return asdict(extract_snippets.main(job))

@@ -1,0 +1,34 @@
+"""What processes of a cluster have to say, logged by the driver: only its log is a user's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown() -> Iterator[Queue]:
+    """A queue of pairs (level, text), logged as they come until the block ends."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    shower = threading.Thread(target=_show, args=(messages,), daemon=True)
+    shower.start()
+    try:
+        yield messages
+    finally:
+        messages.put(None)
+        shower.join()
+        messages.shutdown(force=True)
+
+
+def _show(messages: Queue) -> None:
+    while (message := messages.get()) is not None:
+        logger.log(*message)
