@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -39,7 +39,7 @@ class Usage:
     kinds: dict[Process, str] = field(default_factory=dict)
     """As `kind_of`."""
 
-    peak_mib: Counter[str] = field(default_factory=Counter)
+    peak_mib: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Memory of its own of the largest process of a kind; of "store", what all share."""
 
     def cpu_seconds(self, kind: str = "") -> float:

@@ -18,6 +18,7 @@ The goal is a difference of at most one point between full and training.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -115,10 +116,11 @@ def recall(train: Corpus, dev: Corpus, config: TrainConfig, name: str) -> float:
     torch.manual_seed(config.seed)
     loss = Loss().train()
     optimizer = make_optimizer(loss, config)
+    steps = itertools.count(1)
     for epoch in range(config.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, epoch)
         for batch in batches(train, ORDERS[name](config, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch, next(steps))
             train_step(loss, optimizer, batch, config)
     with torch.inference_mode():
         scores_BC = loss.eval().scores(dev).numpy()

@@ -25,6 +25,8 @@ chain, N workers. A small letter is a part of an axis, or one thing of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -148,7 +150,7 @@ def matrices(column: pa.ChunkedArray | pa.Array, width: int) -> list[npt.NDArray
     return np.split(flat.reshape(-1, width), ends)
 
 
-def nested(matrices: list[npt.NDArray[np.generic]], value_type: pa.DataType) -> pa.Array:
+def nested(matrices: Sequence[npt.NDArray[np.generic]], value_type: pa.DataType) -> pa.Array:
     """The inverse of `matrices`: (n, width) arrays, ragged in n, as a `list<list<value_type>>`."""
     lengths = np.array([len(m) for m in matrices], dtype=np.int32)
     widths = np.repeat(np.array([m.shape[1] for m in matrices], dtype=np.int32), lengths)
