@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ from vsa_ray.checkpoints import Aligner, Captioner
 from vsa_ray.results import Decoding, Parts, Recipe, assemble, results_page
 from vsa_ray.results.grounding import ALONE, WITH_DETECTOR
 from vsa_ray.results.measuring import TOGETHER, best_on_dev
+from vsa_ray.results.parts import Timed
 from vsa_ray.results.recipe import SEES, models_of, of_seed
 
 ALL_SEEDS = f"{TOGETHER}, of all seeds"
@@ -219,3 +222,19 @@ def test_a_part_is_made_once(tmp_path: Path) -> None:
     assert second.make("b", part) == {"n": 2}
     assert second.stamps == ["old", "new"]
     assert second.seconds.keys() == {"a", "b"}
+
+
+def test_a_part_is_made_once_elsewhere(tmp_path: Path) -> None:
+    ran = []
+
+    async def run(name: str, part: Callable[[], Timed]) -> Timed:
+        ran.append(name)
+        return part()
+
+    first, second = Parts(str(tmp_path), "old"), Parts(str(tmp_path), "new")
+    for parts in (first, second):
+        assert asyncio.run(parts.make_apart("a, b", lambda: 5, run)) == 5
+    assert ran == ["a, b"]
+    assert second.make("a, b", lambda: 6) == 5
+    assert first.seconds == second.seconds
+    assert second.stamps == ["old"]

@@ -1,0 +1,98 @@
+"""Functions that run beside the driver, in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from jobs.side_by_side import SideBySide, places
+from vsa_ray import messages
+from vsa_ray.errors import UserError, mistake_behind
+
+pytestmark = pytest.mark.cluster
+
+Span = tuple[float, float, int]
+
+
+def run_all(functions: dict[str, Callable[[], Any]], at_once: int = 2) -> list[Any]:
+    async def gathered(beside: SideBySide) -> list[Any]:
+        return await asyncio.gather(*(beside.run(*one) for one in functions.items()))
+
+    with messages.shown() as told:
+        return asyncio.run(gathered(SideBySide(at_once, told)))
+
+
+def test_at_most_so_many_at_once() -> None:
+    def span() -> Span:
+        begun = time.time()
+        time.sleep(1)
+        return begun, time.time(), os.getpid()
+
+    spans: list[Span] = run_all({str(number): span for number in range(5)})
+    running = [sum(begun <= at < end for begun, end, _ in spans) for at, *_ in spans]
+    assert max(running) == 2
+    assert os.getpid() not in {process for *_, process in spans}
+    assert max(spans) == spans[-1]
+
+
+def test_they_share_the_cpus() -> None:
+    threads = run_all({"a": torch.get_num_threads, "b": torch.get_num_threads}, at_once=64)
+    assert threads == [1, 1]
+
+
+def test_what_they_say_is_said_by_the_driver(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def talk() -> None:
+        logging.getLogger("jobs").info("half of %d", 8)
+        logging.getLogger("jobs").warning("odd")
+
+    run_all({"a part": talk})
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert ("INFO", "a part") in said
+    assert said[-2:] == [("INFO", "[a part] half of 8"), ("WARNING", "[a part] odd")]
+
+
+def test_a_mistake_ends_all() -> None:
+    def mistaken() -> None:
+        raise UserError("--seeds must be >= 1, got 0")
+
+    with pytest.raises(UserError) as caught:
+        run_all({"a": lambda: time.sleep(3), "b": mistaken})
+    assert str(mistake_behind(caught.value)) == "--seeds must be >= 1, got 0"
+
+
+def test_one_whose_process_dies_runs_again(tmp_path: Path) -> None:
+    def die_once() -> str:
+        if (tmp_path / "died").exists():
+            return "done"
+        (tmp_path / "died").touch()
+        os._exit(1)
+
+    assert run_all({"a": die_once}) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "workers", "expected"),
+    [
+        ({"CPU": 2.0}, 1, 2),
+        ({"CPU": 2.0}, 4, 1),
+        ({"CPU": 64.0}, 1, 4),
+        ({"CPU": 64.0, "GPU": 2.0}, 1, 2),
+        ({}, 1, 1),
+    ],
+)
+def test_places(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], workers: int, expected: int
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    assert places(workers) == expected
