@@ -21,23 +21,6 @@ from vsa_ray.table_files import Written
 
 logger = logging.getLogger("jobs")
 
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Processes that read the footers of a table's files, 32 by default: each takes more than a
-    # second of a CPU to start, and one reads them fast enough.
-    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
-    # How often Ray Train looks at its workers, and so the least time that an epoch takes.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # How long it waits for room before it counts the nodes anew, as often as it takes: it may be
-    # waiting for one that has just died.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-    # Ray's head keeps what it knows of a task for its dashboard, of 100,000 tasks by default.
-    "RAY_task_events_max_num_task_in_gcs": "5000",
-    # Ctrl-C ends a search as it ends any job; Ray's own handler would return half a result.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
-"""Settings of Ray that a user's own environment may overrule."""
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -107,8 +90,6 @@ def _give_up(message: str, code: int) -> NoReturn:
 
 def start_ray() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says: tokens are on
     if not ray.is_initialized():
         logger.info("starting Ray")

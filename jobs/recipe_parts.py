@@ -1,11 +1,12 @@
 """The models of a recipe and all that is measured of them, side by side: what jobs.reproduce makes
 of its tables.
 
-    alignments of the first seed > choice > of other seeds > retrieval, losses
+    alignments of the first seed > choice > of other seeds > retrieval
                                                            > decoding > grounding, chain
                                                                       > snippets > captioner of them
+                                 > by other losses > losses
     captioners of whole images > captions
-    both > captions of boxes
+    captioners > captions of boxes
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jobs.side_by_side import SideBySide
 from vsa_ray import storage
 from vsa_ray.results import Decoding, Parts, Recipe
 from vsa_ray.results.recipe import SEES, models_of, of_seed
+from vsa_ray.tracking import Run
 from vsa_ray.training.loop import Beside
 
 
@@ -35,6 +37,9 @@ class RecipeParts:
     parts: Parts
     side_by_side: SideBySide
 
+    run: Run
+    """In MLflow; trainings stand below it."""
+
     async def make(self) -> dict[str, Any]:
         """What was measured, as vsa_ray.results.assemble takes it."""
         aligned, captions = await asyncio.gather(self._alignments(), self._captions())
@@ -46,19 +51,26 @@ class RecipeParts:
         return await self.parts.make_apart(name, function, self.side_by_side.run)
 
     async def _alignments(self) -> dict[str, Any]:
-        """Alignment models to retrieval, grounding, and a captioner of boxes."""
+        """Alignment models to all that is measured of them, and to a captioner of boxes."""
+        await asyncio.gather(*(self._aligner(0, name) for name in SEES))
+        chosen, losses = await asyncio.gather(self._headlines(), self._losses())
+        return {**chosen, "losses": losses}
+
+    async def _losses(self) -> Any:
+        await asyncio.gather(*(self._aligner(0, loss) for loss in self.recipe.losses[1:]))
+        return await self._part("losses", self.recipe.by_loss)
+
+    async def _headlines(self) -> dict[str, Any]:
+        """What is the best of the first seed, of all seeds."""
         recipe = self.recipe
-        names = (*SEES, *recipe.losses[1:])
-        await asyncio.gather(*(self._aligner(0, name) for name in names))
         choice = await self._part("choice", recipe.choice)
         others = product(range(1, recipe.seeds), models_of(choice))
         await asyncio.gather(*(self._aligner(seed, name) for seed, name in others))
-        grounded, retrieval, losses = await asyncio.gather(
+        grounded, retrieval = await asyncio.gather(
             self._grounding(choice),
             self._part("retrieval", partial(recipe.retrieval, choice)),
-            self._part("losses", recipe.by_loss),
         )
-        return {"choice": choice, **grounded, "retrieval": retrieval, "losses": losses}
+        return {"choice": choice, **grounded, "retrieval": retrieval}
 
     async def _grounding(self, choice: dict[str, str]) -> dict[str, Any]:
         recipe = self.recipe
@@ -81,7 +93,7 @@ class RecipeParts:
         """By what it sees, or the loss that it learns by."""
         own = self.settings.alignment
         kinds = {name: replace(own, regions=seen) for name, seen in SEES.items()}
-        kinds |= {loss: replace(own, loss=loss) for loss in self.recipe.losses[1:]}
+        kinds |= {loss: replace(own, regions="all", loss=loss) for loss in self.recipe.losses[1:]}
         job = train_alignment.JobConfig(
             regions=self._table("regions"),
             sentences=self._table("sentences"),
@@ -91,8 +103,7 @@ class RecipeParts:
             alignment=kinds[name],
             training=replace(self.settings.alignment_training, seed=seed),
         )
-        train = partial(train_alignment.main, job, beside=Beside(at_once=self.side_by_side.at_once))
-        await self._part(f"alignment, {name}, seed {seed}", train)
+        await self._train(f"alignment, {name}, seed {seed}", partial(train_alignment.main, job))
 
     async def _captioner_of_boxes(self, decoding: Decoding) -> None:
         """From snippets of the first seed's alignment."""
@@ -121,8 +132,11 @@ class RecipeParts:
             captioner=self.settings.captioner,
             training=replace(self.settings.captioner_training, seed=seed),
         )
-        train = partial(train_mrnn.main, job, beside=Beside(at_once=self.side_by_side.at_once))
-        await self._part(f"captioner, {source}, seed {seed}", train)
+        await self._train(f"captioner, {source}, seed {seed}", partial(train_mrnn.main, job))
+
+    async def _train(self, name: str, training: Callable[..., Any]) -> None:
+        beside = Beside(at_once=self.side_by_side.at_once)
+        await self._part(name, partial(training, self.run, beside=beside))
 
     @property
     def _snippets(self) -> str:

@@ -6,7 +6,8 @@
 A recipe is a config of jobs.pipeline. Beside its one model of each kind this job trains what the
 tables compare: models that see the whole image or the boxes alone, other losses, a captioner of
 boxes; with several seeds what is a headline. All that is left to choose is chosen on dev by the
-job, with the first seed's models; test is measured once. Parts that are done are not done again, so
+job: which models, by those of the first seed; how phrases find boxes, by each seed's own. Test is
+measured once. Parts that are done are not done again, so
 a reproduction that was stopped is started with the same command. Recipes with the same regions may
 share OUT:
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, get_args
@@ -34,7 +35,17 @@ from jobs.launch import launch, require_directory
 from jobs.recipe_parts import RecipeParts
 from jobs.settings import Settings
 from jobs.side_by_side import SideBySide, places
-from vsa_ray import datasets, evaluation, inputs, machine, messages, results, schema, storage
+from vsa_ray import (
+    datasets,
+    evaluation,
+    inputs,
+    machine,
+    messages,
+    results,
+    schema,
+    storage,
+    tracking,
+)
 from vsa_ray.alignment.config import Loss
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.datasets import Stage
@@ -42,6 +53,7 @@ from vsa_ray.images import LoadImages
 from vsa_ray.outputs import Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Parts, Recipe
+from vsa_ray.training.config import HOW
 
 logger = logging.getLogger("jobs")
 
@@ -69,7 +81,7 @@ class JobConfig(Settings):
     other_losses: bool = True
     """Whether models that learn by the other losses are trained too, to compare them on dev."""
 
-    at_once: int = 0
+    at_once: int = field(default=0, metadata=HOW)
     """Models that are trained, or measured, side by side; 0 is one a GPU, or a CPU where there is
     none, of each worker, up to 4."""
 
@@ -105,7 +117,7 @@ def main(config: JobConfig) -> dict[str, Any]:
     # Parts may run in another directory.
     config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
     reader = replace(config.reader, phrases="")  # they are below data
-    settings = replace(config, data="", out="", results="", at_once=0, reader=reader)
+    settings = replace(config, data="", out="", results="", reader=reader)
     made_from = origin("reproduce", {}, recipe=settings)
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
     tables = Parts(config.at("parts"), machine.commit())
@@ -118,9 +130,11 @@ def main(config: JobConfig) -> dict[str, Any]:
         losses=(config.alignment.loss, *_other_losses(config)),
         writing=config.captions,
     )
-    with messages.shown() as told:
-        beside = SideBySide(config.at_once or places(config.alignment_training.num_workers), told)
-        found = asyncio.run(RecipeParts(recipe, config, parts, beside).make())
+    trainings = (config.alignment_training, config.captioner_training)
+    at_once = config.at_once or places(max(training.num_workers for training in trainings))
+    with tracking.run("reproduce", made_from) as run, messages.shown() as told:
+        beside = SideBySide(at_once, told, near=config.out)
+        found = asyncio.run(RecipeParts(recipe, config, parts, beside, run).make())
     flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
     document = {
         **results.assemble(found),
@@ -132,6 +146,7 @@ def main(config: JobConfig) -> dict[str, Any]:
         "config": to_yaml(settings),
         "commit": ", ".join(dict.fromkeys(tables.stamps + parts.stamps)),
         "machine": machine.processor(),
+        "at_once": at_once,
         "seconds": tables.seconds | parts.seconds,
     }
     storage.write_json(config.results, document)
@@ -145,7 +160,8 @@ def _make_tables(config: JobConfig, parts: Parts) -> None:
     reader = replace(config.reader, phrases="")
     made = {"reader": reader, "loading": config.loading, "regions": config.regions}
     # Recipes share them, and so have to agree on how they are made.
-    Output(uri=config.at("parts"), made_from=origin("tables", {}, **made)).begin()
+    inputs = {"data": config.data}
+    Output(uri=config.at("parts"), made_from=origin("tables", inputs, **made)).begin()
     reader = replace(reader, phrases=storage.join(config.data, PHRASES))
     read = read_corpus.JobConfig(
         corpus=storage.join(config.data, CORPUS), out=config.out, reader=reader
@@ -199,6 +215,7 @@ def write_page(file: str) -> str:
     # The paper's own recipe comes first.
     files.sort(key=lambda name: not name.endswith("_paper.json"))
     found = {PurePosixPath(name).stem: storage.read_json(name) for name in files}
+    found = {name: one for name, one in found.items() if results.is_result(one)}
     page = _page(file)
     storage.write_bytes(page, results.results_page(found).encode())
     return page

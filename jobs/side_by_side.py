@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import torch
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vsa_ray import datasets, machine
+from vsa_ray import datasets, machine, storage
 
 logger = logging.getLogger("jobs")
 
@@ -37,29 +38,42 @@ def places(workers: int = 1) -> int:
 class SideBySide:
     """Runs functions, at most so many at once, those that were asked for first before others.
 
-    They run beside the driver, on its own node, and what they log it logs.
+    What they log the driver logs.
     """
 
-    def __init__(self, at_once: int, told: Queue) -> None:
+    def __init__(self, at_once: int, told: Queue, near: str) -> None:
+        """`near`: where they write. Where that is a folder, they run on the driver's node; and
+        else on any that has CPUs, which the head of a cluster has not."""
         self.at_once = at_once
         self._places = asyncio.Semaphore(at_once)
         self._told = told
+        self._options: dict[str, Any] = {"num_cpus": 0.01}
+        if storage.is_local(near):
+            here = ray.get_runtime_context().get_node_id()
+            own = NodeAffinitySchedulingStrategy(here, soft=False)
+            self._options = {"num_cpus": 0, "scheduling_strategy": own}
 
     async def run(self, name: str, function: Callable[[], Result]) -> Result:
         """What a function returns, or raises; it and its result are pickled.
 
-        Where its process dies Ray starts it again.
+        Where its process dies Ray starts it again; where this is given up it is killed.
         """
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         async with self._places:
             logger.info("%s", name)
-            remote = _run.options(name=name, scheduling_strategy=here)
-            result: Result = await remote.remote(function, name, self.at_once, self._told)
+            remote = _run.options(name=name, **self._options)
+            running = remote.remote(function, name, self.at_once, self._told)
+            try:
+                result: Result = await running
+            except asyncio.CancelledError:
+                ray.cancel(running, force=True)
+                raise
             return result
 
 
-@ray.remote(num_cpus=0)  # what it starts asks for CPUs
+@ray.remote
 def _run(function: Callable[[], Any], name: str, at_once: int, told: Queue) -> Any:
+    # It has reserved no GPU: those are for the workers of trainings.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.configure()
     torch.set_num_threads(max(1, machine.cpus() // at_once))
     with _telling(name, told):
@@ -72,7 +86,7 @@ def _telling(name: str, told: Queue) -> Iterator[None]:
 
     class Told(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.put((record.levelno, f"[{name}] {record.getMessage()}"))
+            told.put((record.levelno, f"[{name}] {self.format(record)}"))
 
     root, own = logging.getLogger(), Told()
     level = root.level

@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 def shown() -> Iterator[Queue]:
     """A queue of pairs (level, text), logged as they come until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    # Its process may die; those that log would otherwise die of it, hours of work with them.
+    lasting = {"max_restarts": -1, "max_task_retries": -1}
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here, **lasting})
     shower = threading.Thread(target=_show, args=(messages,), daemon=True)
     shower.start()
     try:

@@ -53,7 +53,7 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
         inputs: URIs by name. A committed one is named with a digest of its own origin, so that an
             output knows when what it was made from has been made anew.
         settings: dataclasses by name. All of their fields matter to the output, but for those
-            with `made_from` False in their metadata.
+            with `made_from` False in their metadata, however deep.
     """
     made_from: dict[str, Any] = {"job": job}
     for name, uri in inputs.items():
@@ -69,10 +69,11 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
 
 def _what(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass that matter to an output."""
-    plain = dataclasses.asdict(settings)
+    plain = {}
     for one in dataclasses.fields(settings):
-        if not one.metadata.get("made_from", True):
-            del plain[one.name]
+        if one.metadata.get("made_from", True):
+            value = getattr(settings, one.name)
+            plain[one.name] = _what(value) if dataclasses.is_dataclass(value) else value
     return plain
 
 

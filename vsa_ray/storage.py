@@ -118,6 +118,11 @@ def absolute(uri: str) -> str:
     return f"s3://{path}" if isinstance(filesystem, pyarrow.fs.S3FileSystem) else path
 
 
+def is_local(uri: str) -> bool:
+    """Whether it is a path, which may mean another place on each machine."""
+    return isinstance(resolve(uri)[0], pyarrow.fs.LocalFileSystem)
+
+
 def join(uri: str, *names: str) -> str:
     """The URI of something below a directory."""
     return "/".join([uri.rstrip("/"), *names])

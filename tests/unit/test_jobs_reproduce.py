@@ -42,7 +42,8 @@ DECODING = {
 class Here:
     """Runs in this process what SideBySide runs in others, and in the same order."""
 
-    def __init__(self, at_once: int, _told: object) -> None:
+    def __init__(self, at_once: int, _told: object, near: str) -> None:
+        assert near.startswith("/")
         self.at_once = at_once
 
     async def run(self, name: str, function: Callable[[], Any]) -> Any:
@@ -67,7 +68,7 @@ def done(config: reproduce.JobConfig, monkeypatch: pytest.MonkeyPatch) -> list[A
     started: list[Any] = []
 
     def job(result: Any) -> Any:
-        def main(settings: Any, **_: object) -> Any:
+        def main(settings: Any, *_: object, **__: object) -> Any:
             started.append(settings)
             return result
 
@@ -102,7 +103,8 @@ def done(config: reproduce.JobConfig, monkeypatch: pytest.MonkeyPatch) -> list[A
     monkeypatch.setattr(reproduce.datasets, "model_workers", lambda *_: {})
     monkeypatch.setattr(reproduce, "SideBySide", Here)
     monkeypatch.setattr(reproduce, "places", lambda _workers: 3)
-    monkeypatch.setattr(reproduce.messages, "shown", lambda: nullcontext(None))
+    monkeypatch.setattr(reproduce.messages, "shown", nullcontext)
+    monkeypatch.setattr(reproduce.tracking, "run", lambda *_: nullcontext())
     return started
 
 
@@ -119,12 +121,12 @@ def test_what_is_trained(config: reproduce.JobConfig, done: list[Any]) -> None:
         ("seed0/alignment/all_regions", "all", "softmax"),
         ("seed0/alignment/boxes", "boxes", "softmax"),
         ("seed0/alignment/whole_image", "whole_image", "softmax"),
-        ("seed0/alignment/sum_of_hinges", "all", "sum_of_hinges"),
-        ("seed0/alignment/hardest_negative", "all", "hardest_negative"),
         ("seed1/alignment/boxes", "boxes", "softmax"),
         ("seed1/alignment/whole_image", "whole_image", "softmax"),
+        ("seed0/alignment/sum_of_hinges", "all", "sum_of_hinges"),
+        ("seed0/alignment/hardest_negative", "all", "hardest_negative"),
     ]
-    assert [own.training.seed for own in aligners] == [0] * 5 + [1] * 2
+    assert [own.training.seed for own in aligners] == [0] * 3 + [1] * 2 + [0] * 2
     (snippets,) = (own for own in done if isinstance(own, extract_snippets.JobConfig))
     assert snippets.alignment == aligners[1].out
     assert (snippets.snippets.beta, snippets.snippets.detector_weight) == (0.125, 0.25)
@@ -175,8 +177,41 @@ def test_another_recipe_is_refused_in_its_place(
         reproduce.main(other)
 
 
+def test_how_it_is_made_may_change(config: reproduce.JobConfig, done: list[Any]) -> None:
+    first = reproduce.main(config)
+    started = len(done)
+    training = replace(config.alignment_training, min_workers=1, checkpoint_minutes=1.0)
+    other = replace(config, at_once=7, alignment_training=training)
+    assert reproduce.main(other)["retrieval"] == first["retrieval"]
+    assert len(done) == started
+
+
+def test_other_data_are_refused(config: reproduce.JobConfig, done: list[Any]) -> None:
+    reproduce.main(config)
+    assert done
+    with pytest.raises(UserError, match="was begun with another data"):
+        reproduce.main(replace(config, data="elsewhere"))
+
+
+def test_a_page_without_what_is_no_result(config: reproduce.JobConfig, done: list[Any]) -> None:
+    storage.write_json(config.results.replace("ours", "notes"), ["something else"])
+    reproduce.main(config)
+    assert done
+    page = (Path(config.results).parent / "README.md").read_text()
+    assert "ours: whole image" in page
+    assert "notes" not in page
+
+
 def test_the_papers_recipe_stands_first(tmp_path: Path) -> None:
-    shared = {"seconds": {}, "seeds": [0], "command": "", "commit": "", "machine": "", "config": ""}
+    shared = {
+        "seconds": {},
+        "at_once": 1,
+        "seeds": [0],
+        "command": "",
+        "commit": "",
+        "machine": "",
+        "config": "",
+    }
     rows = {"retrieval_rows": {"all regions": {"mean": RETRIEVAL}}}
     for name in ("flickr8k", "flickr8k_paper"):
         storage.write_json(str(tmp_path / f"{name}.json"), {**shared, **rows})

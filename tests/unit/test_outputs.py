@@ -185,6 +185,11 @@ class Settings:
     tries: int = field(default=3, metadata={"made_from": False})
 
 
+@dataclass(frozen=True)
+class AllSettings:
+    snippets: Settings
+
+
 def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
     source = TableOutput(uri=str(tmp_path / "source"), made_from={"job": "before"})
     source.begin()
@@ -197,6 +202,8 @@ def test_origin_names_inputs_settings_and_versions(tmp_path: Path) -> None:
     patient = replace(settings, tries=9)
     assert first == origin("test", {"source": source.uri, "other": ""}, snippets=patient)
     assert "snippets.tries" not in first
+    nested = origin("test", {}, all=AllSettings(settings))
+    assert nested == {"job": "test", "all.snippets.beta": 0.5, "all.snippets.sizes": [1, 2]}
     storage.commit(source.uri, {"made_from": {"job": "another"}})
     second = origin("test", {"source": source.uri, "other": ""}, snippets=settings)
     assert second["source.version"] != first["source.version"]

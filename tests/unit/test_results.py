@@ -53,6 +53,7 @@ def recipe() -> dict[str, Any]:
         "config": "alignment:\n  loss: softmax\n",
         "commit": "abc1234",
         "machine": "A processor",
+        "at_once": 2,
         "seconds": {"regions": 600.0, "alignment": 1200.0},
     }
 
@@ -90,5 +91,5 @@ def test_how_it_was_made(recipe: dict[str, Any]) -> None:
     page = results_page({"flickr8k_paper": recipe, "flickr8k": recipe})
     assert page.index("## How flickr8k_paper was made") < page.index("## How flickr8k was made")
     assert "    python -m jobs.reproduce --data DIR\n" in page
-    assert "Commit abc1234, seeds 0, 1, 2. A processor. 30 minutes in all" in page
+    assert "Commit abc1234, seeds 0, 1, 2. A processor. Its parts took 30 minutes in all" in page
     assert "  loss: softmax\n```" in page

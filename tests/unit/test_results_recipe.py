@@ -193,7 +193,14 @@ def test_all_of_it_makes_a_file_and_a_page(recipe: Recipe) -> None:
     assert document["spread"]["grounding"]["iou50"] == 0.0
     chosen = document["choice"]["retrieval"]
     assert document["retrieval_rows"][f"{chosen}, of all seeds"]["spread"] == {}
-    about = {"seeds": [0, 1], "command": "", "config": "", "commit": "", "machine": ""}
+    about = {
+        "seeds": [0, 1],
+        "at_once": 2,
+        "command": "",
+        "config": "",
+        "commit": "",
+        "machine": "",
+    }
     page = results_page({"flickr8k": json.loads(json.dumps({**document, **about, "seconds": {}}))})
     for name in (TOGETHER, ALONE, "beam 7", "nearest snippet", "hardest_negative"):
         assert f"| flickr8k: {name} |" in page

@@ -14,9 +14,18 @@ jobs.reproduce writes such a file a recipe, and the page from all that lie side 
 
 from vsa_ray.results.assembly import assemble
 from vsa_ray.results.grounding import Decoding
-from vsa_ray.results.page import TITLE, results_page
+from vsa_ray.results.page import TITLE, is_result, results_page
 from vsa_ray.results.parts import Parts
 from vsa_ray.results.recipe import Recipe
 from vsa_ray.results.spread import mean_and_spread
 
-__all__ = ["TITLE", "Decoding", "Parts", "Recipe", "assemble", "mean_and_spread", "results_page"]
+__all__ = [
+    "TITLE",
+    "Decoding",
+    "Parts",
+    "Recipe",
+    "assemble",
+    "is_result",
+    "mean_and_spread",
+    "results_page",
+]

@@ -167,6 +167,11 @@ def _cell(head: str, value: float | None, spread: float | None) -> str:
     return f"{number} ± {spread:.1f}" if spread is not None else number
 
 
+def is_result(document: object) -> bool:
+    """Whether a JSON file is one of docs/results."""
+    return isinstance(document, dict) and {"retrieval_rows", "seconds"} <= document.keys()
+
+
 def _how(name: str, of_recipe: Results) -> str:
     seconds = of_recipe["seconds"]
     parts = ", ".join(f"{part} {value:.0f}" for part, value in seconds.items())
@@ -174,8 +179,8 @@ def _how(name: str, of_recipe: Results) -> str:
         f"## How {name} was made\n\n"
         f"    {of_recipe['command']}\n\n"
         f"Commit {of_recipe['commit']}, seeds {', '.join(map(str, of_recipe['seeds']))}. "
-        f"{of_recipe['machine']}. {sum(seconds.values()) / 60:.0f} minutes in all; seconds: "
-        f"{parts}.\n\n"
+        f"{of_recipe['machine']}. Its parts took {sum(seconds.values()) / 60:.0f} minutes in all, "
+        f"models {of_recipe['at_once']} at a time; seconds: {parts}.\n\n"
         f"<details><summary>Settings</summary>\n\n```yaml\n{of_recipe['config'].rstrip()}\n```\n"
         "</details>\n"
     )
