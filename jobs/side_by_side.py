@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
@@ -14,7 +13,7 @@ import torch
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vsa_ray import datasets, machine, storage
+from vsa_ray import datasets, machine, messages, storage
 
 logger = logging.getLogger("jobs")
 
@@ -76,24 +75,5 @@ def _run(function: Callable[[], Any], name: str, at_once: int, told: Queue) -> A
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.configure()
     torch.set_num_threads(max(1, machine.cpus() // at_once))
-    with _telling(name, told):
+    with messages.telling(told, f"[{name}] "):
         return function()
-
-
-@contextmanager
-def _telling(name: str, told: Queue) -> Iterator[None]:
-    """What is logged in this process goes to a queue, after the name of who says it."""
-
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            told.put((record.levelno, f"[{name}] {self.format(record)}"))
-
-    root, own = logging.getLogger(), Told()
-    level = root.level
-    root.addHandler(own)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(own)

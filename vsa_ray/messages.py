@@ -34,3 +34,30 @@ def shown() -> Iterator[Queue]:
 def _show(messages: Queue) -> None:
     while (message := messages.get()) is not None:
         logger.log(*message)
+
+
+@contextmanager
+def telling(
+    told: Queue, prefix: str = "", *, who: str = "", least: int = logging.INFO
+) -> Iterator[None]:
+    """What is logged in this process goes to a queue too.
+
+    Args:
+        prefix: stands before every text.
+        who: the logger that is listened to, with those below it.
+        least: the level that counts.
+    """
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.put((record.levelno, prefix + self.format(record)))
+
+    listened, own = logging.getLogger(who), Told(least)
+    level = listened.level
+    listened.addHandler(own)
+    listened.setLevel(least)
+    try:
+        yield
+    finally:
+        listened.setLevel(level)
+        listened.removeHandler(own)

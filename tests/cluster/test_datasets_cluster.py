@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from vsa_ray.datasets.cluster import mapped
+from vsa_ray import storage
+from vsa_ray.datasets.cluster import mapped, require_shared
+from vsa_ray.outputs import JOB, OutputError
 
 pytestmark = pytest.mark.cluster
 
@@ -48,3 +51,17 @@ def test_shares_of_cpus_leave_the_rest_to_others() -> None:
     plan.context.custom_execution_callback_classes = [Limits]
     assert sum(1 for _ in plan.iter_rows()) == 150
     assert {limit for limit in limits if limit} == {2.0}  # 0 until it is known
+
+
+def test_a_folder_that_a_node_does_not_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed, nowhere = str(tmp_path / "claimed"), str(tmp_path / "nowhere")
+    storage.write_json(storage.join(claimed, JOB), {})
+    require_shared(nowhere)  # there is but one node
+    nodes = 2 * ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    require_shared(claimed)
+    require_shared("s3://bucket/anywhere")
+    with pytest.raises(OutputError, match=r"nowhere is a folder that node .* does not have"):
+        require_shared(nowhere)

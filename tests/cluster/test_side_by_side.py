@@ -23,12 +23,14 @@ pytestmark = pytest.mark.cluster
 Span = tuple[float, float, int]
 
 
-def run_all(functions: dict[str, Callable[[], Any]], at_once: int = 2) -> list[Any]:
+def run_all(
+    functions: dict[str, Callable[[], Any]], at_once: int = 2, near: str = "/tmp"
+) -> list[Any]:
     async def gathered(beside: SideBySide) -> list[Any]:
         return await asyncio.gather(*(beside.run(*one) for one in functions.items()))
 
     with messages.shown() as told:
-        return asyncio.run(gathered(SideBySide(at_once, told)))
+        return asyncio.run(gathered(SideBySide(at_once, told, near)))
 
 
 def test_at_most_so_many_at_once() -> None:
@@ -62,13 +64,35 @@ def test_what_they_say_is_said_by_the_driver(caplog: pytest.LogCaptureFixture) -
     assert said[-2:] == [("INFO", "[a part] half of 8"), ("WARNING", "[a part] odd")]
 
 
-def test_a_mistake_ends_all() -> None:
+def test_what_says_it_may_outlive_its_queue(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with messages.shown() as told:
+        told.put((logging.INFO, "first"))
+        ray.kill(told.actor, no_restart=False)
+        told.put((logging.INFO, "second"))
+    assert "second" in caplog.messages
+
+
+def test_beside_a_bucket_they_need_a_node_with_cpus() -> None:
+    assert run_all({"a": lambda: 1}, near="s3://bucket/out") == [1]
+
+
+def test_a_mistake_ends_all(tmp_path: Path) -> None:
+    def slow() -> None:
+        (tmp_path / "begun").touch()
+        time.sleep(3)
+        (tmp_path / "ended").touch()
+
     def mistaken() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
         raise UserError("--seeds must be >= 1, got 0")
 
     with pytest.raises(UserError) as caught:
-        run_all({"a": lambda: time.sleep(3), "b": mistaken})
+        run_all({"a": slow, "b": mistaken})
     assert str(mistake_behind(caught.value)) == "--seeds must be >= 1, got 0"
+    time.sleep(4)
+    assert not (tmp_path / "ended").exists()
 
 
 def test_one_whose_process_dies_runs_again(tmp_path: Path) -> None:

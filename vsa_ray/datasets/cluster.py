@@ -12,8 +12,11 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vsa_ray import storage
 from vsa_ray.errors import UserError
+from vsa_ray.outputs import JOB, OutputError
 
 STALLED_SECONDS = 600
 """Nothing at all has moved for so long: the job stops instead of holding a cluster."""
@@ -80,6 +83,33 @@ def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
         return {"actors": actors or gpus, "num_cpus": 1.0 / stages, "num_gpus": 1.0 / stages}
     actors = min(actors or cpus, cpus)
     return {"actors": actors, "num_cpus": min(1.0, ACTORS_SHARE * cpus / actors) / stages}
+
+
+def require_shared(uri: str) -> None:
+    """A folder that has been claimed has to be the same one on every node of the cluster.
+
+    Raises:
+        OutputError: on a node there is no such folder, or another one.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if len(nodes) < 2 or not storage.is_local(uri):
+        return
+    job = storage.join(storage.absolute(uri), JOB)
+    asked = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+        asked.append(_see.options(num_cpus=0, scheduling_strategy=there).remote(job))
+    for node, answer in zip(nodes, asked, strict=True):
+        if not ray.get(answer):
+            raise OutputError(
+                f"{uri} is a folder that node {node['NodeManagerAddress']} does not have, so what "
+                "is made there would be lost; choose a place that all nodes share, or s3://"
+            )
+
+
+@ray.remote
+def _see(file: str) -> bool:
+    return storage.exists(file)
 
 
 def each(function: Callable[[Any], dict[str, Any]], items: list[Any]) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ import ray.data.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vsa_ray import storage
-from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, ForgetBlocks, mapped
+from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, ForgetBlocks, mapped, require_shared
 from vsa_ray.datasets.guard import Counts, Key, Mapper, guarded
 from vsa_ray.datasets.progress import Log, Progress
 from vsa_ray.datasets.slices import pack, runs, unpack
@@ -82,11 +82,13 @@ def make_table(
         log: gets the speed and the failures by reason, twice a minute.
 
     Raises:
-        OutputError: rows are missing at the end, too many failed, or nothing moves any more.
+        OutputError: a node does not see the output, rows are missing at the end, too many failed,
+            or nothing moves any more.
         StorageOutage: storage does not answer.
     """
     parts = inputs.rows
     output = output.take_turn()
+    require_shared(output.uri)
     done = output.done()
     left = pending(done, parts)
     with Progress(output.uri, sum(parts), sum(span.rows for span in done), log) as progress:

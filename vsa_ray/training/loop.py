@@ -29,6 +29,7 @@ from torch import nn
 
 from vsa_ray import checkpoints, machine, messages, storage
 from vsa_ray.checkpoints import Progress
+from vsa_ray.datasets.cluster import require_shared
 from vsa_ray.outputs import Output
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering, runs
@@ -106,6 +107,7 @@ def train(
 
     Raises:
         TrainingError: there are too few images, or the training cannot go on.
+        OutputError: a node does not see the output.
         ray.train.WorkerGroupError: workers failed more often than is worth repeating.
     """
     blocks, rows = _blocks(images)
@@ -114,6 +116,7 @@ def train(
             f"{sum(rows)} images to train on are too few for {config.num_workers} worker(s): two "
             "each are needed"
         )
+    require_shared(output.uri)
     with messages.shown() as told:
         at = storage.absolute(output.uri)  # workers may stand in another directory
         work = _Work(task, config, run, at, blocks, rows, told, beside.at_once)
@@ -232,7 +235,9 @@ def _work(settings: dict[str, Any]) -> str | None:
         torch.set_num_threads(max(1, machine.cpus() // sharing))
     images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
     try:
-        Worker(work.task, work.config, work.run, place, images).train()
+        # That MLflow takes nothing, for example: here nobody would see it.
+        with messages.telling(work.messages, who="vsa_ray", least=logging.WARNING):
+            Worker(work.task, work.config, work.run, place, images).train()
     except TrainingError as error:  # raised, it would be tried again
         return str(error)
     return None
