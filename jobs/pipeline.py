@@ -70,6 +70,13 @@ class JobConfig(Settings):
             raise ConfigError(f"--gallery-images must be >= 0, got {self.gallery_images}")
         read_corpus.JobConfig(corpus=self.corpus, out=self.out).check()
         self.regions.check()
+        if self.alignment.distillation and self.regions.detector == "selective-search":
+            raise ConfigError(
+                f"--alignment.distillation {self.alignment.distillation} learns from the classes "
+                "that a detector finds, and --regions.detector selective-search finds none; give "
+                "--regions.detector onnx or torchvision with --regions.weights, or "
+                "--alignment.distillation 0"
+            )
 
 
 def main(config: JobConfig) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from jobs.launch import launch, require_split, require_table
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.config import ConfigError
 from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
@@ -78,9 +79,7 @@ def main(
         moments=Moments.of(config.regions, with_detections=config.alignment.detections),
         regions=storage.absolute(config.regions),
         sentences=storage.absolute(config.sentences),
-        labels=_labels(config.regions, sentences, vocabulary)
-        if config.alignment.distillation
-        else None,
+        labels=_labels(config, sentences, vocabulary) if config.alignment.distillation else None,
     )
     images = datasets.training_images(
         config.regions,
@@ -99,10 +98,17 @@ def _beside(config: AlignmentConfig) -> tuple[str, ...]:
     return (*boxes, "labels") if config.distillation else boxes
 
 
-def _labels(regions: str, sentences: pa.Table, vocabulary: Vocabulary) -> LabelWords:
+def _labels(config: JobConfig, sentences: pa.Table, vocabulary: Vocabulary) -> LabelWords:
     columns = ["image_id", "labels", "scores"]
-    blocks = storage.read_blocks(regions, schema.REGIONS, columns=columns, split="train")
-    return label_words(blocks, sentences, vocabulary)
+    blocks = storage.read_blocks(config.regions, schema.REGIONS, columns=columns, split="train")
+    found = label_words(blocks, sentences, vocabulary)
+    if not any(found.classes):  # all regions have the class of what has none
+        raise ConfigError(
+            f"--alignment.distillation {config.alignment.distillation} learns from the classes "
+            f"that a detector found, and --regions {config.regions} has none; make it with "
+            "--regions.detector onnx or torchvision, or give --alignment.distillation 0"
+        )
+    return found
 
 
 if __name__ == "__main__":

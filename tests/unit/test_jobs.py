@@ -133,6 +133,7 @@ def tables(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
+DISTILLED = ("--alignment.score", "cosine", "--alignment.distillation", "0.5")
 ON_REGIONS = ("--regions", "regions", "--sentences", "sentences", "--out", "o")
 BOTH = ("--snippets", "snippets", *ON_REGIONS)
 ALIGNED = ("--alignment", "alignment", *ON_REGIONS)
@@ -283,6 +284,11 @@ MISTAKES = [
         "pipeline",
         ("--corpus", ".", "--out", "o", "--gallery-images", "-1"),
         "--gallery-images must be >= 0, got -1",
+    ),
+    (
+        "pipeline",
+        ("--corpus", ".", "--out", "o", *DISTILLED),
+        r"--alignment.distillation 0\.5 .* --regions.detector selective-search finds none",
     ),
     ("caption_corpus", (*CAPTIONED, "--images", "."), "give either --images or --regions-table"),
     (

@@ -14,12 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs import launch, read_corpus
+from jobs import launch, read_corpus, train_alignment
 from vsa_ray import schema, storage
+from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.corpora import ReaderConfig, SceneConfig, generate_scenes
 from vsa_ray.table_files import Written
+from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 Start = Callable[..., Any]
 
@@ -125,3 +127,21 @@ def test_what_was_written_is_told_by_status(caplog: pytest.LogCaptureFixture) ->
     launch.log_written("here", Written(1, {"ok": 1}))
     assert "there: 5 rows, failed: 2 corrupt, 1 missing" in caplog.text
     assert "here: 1 rows, all good" in caplog.text
+
+
+def test_distillation_needs_detected_classes(here: Path) -> None:
+    row = {"image_id": "a.jpg", "uri": "", "split": "train", "width": 9, "height": 9}
+    row |= {"boxes": [[0.0, 0.0, 9.0, 9.0]], "scores": [1.0], "labels": [""]}
+    row |= {"features": [[0.0]], "status": "ok", "error": None}
+    storage.write_table("regions", pa.Table.from_pylist([row], schema.REGIONS))
+    sentence = {"sentence_id": "0", "image_id": "a.jpg", "split": "train", "text": "a dog"}
+    sentences = pa.Table.from_pylist([sentence | {"words": ["a", "dog"]}], schema.SENTENCES)
+    job = train_alignment.JobConfig(
+        regions="regions",
+        sentences="sentences",
+        out="out",
+        alignment=AlignmentConfig(score="cosine", distillation=0.5),
+    )
+    vocabulary = Vocabulary.of(sentences, VocabularyConfig(min_count=1))
+    with pytest.raises(ConfigError, match=r"distillation 0\.5 learns from .* regions has none"):
+        train_alignment._labels(job, sentences, vocabulary)

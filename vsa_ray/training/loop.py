@@ -1,9 +1,10 @@
 """Data-parallel training on Ray: any number of workers, CPU (gloo) or GPU (nccl).
 
-The only door to `ray.train`. Ray Data puts features and texts into the object store, which spills
-to disk what memory does not hold; every worker fetches the blocks of its own images. Checkpoints go
-to the run's storage in the background. A run that is killed and started again, or whose workers or
-nodes die, goes on from the last one. The best epoch's model becomes the output.
+The only door to `ray.train`, but for the callback that a search listens with. Ray Data puts
+features and texts into the object store, which spills to disk what memory does not hold; every
+worker fetches the blocks of its own images. Checkpoints go to the run's storage in the background.
+A run that is killed and started again, or whose workers or nodes die, goes on from the last one.
+The best epoch's model becomes the output.
 """
 
 from __future__ import annotations
