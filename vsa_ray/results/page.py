@@ -5,7 +5,9 @@ A file holds, for one recipe, the parts of metrics.json as means over its seeds,
     spread      their standard deviations, in the same shape
     retrieval_rows, losses, grounding_rows, chain, caption_rows, box_rows
                 name of each row -> {"mean": ..., "spread": ...}
-    seeds, command, config (YAML), commit, machine, seconds (of each part)
+    seeds, command, config (YAML), commit, machine
+    seconds     of each part
+    at_once     parts that were made side by side, after the regions
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ to measure on (test). Everything was chosen on dev, by hand or by the job, nothi
 project's README says how often test was measured. Numbers of ours are means over seeds, ± the
 standard deviation. "Paper" is Karpathy & Fei-Fei, *Deep Visual-Semantic Alignments for Generating
 Image Descriptions*, whose CNN and boxes (R-CNN, 200 classes, AlexNet's features) are other than
-ours (see each recipe's settings).
+ours (see each recipe's settings). Its median ranks and BLEU are as reported: they could not be
+compared with a second source, as its R@K could.
 """
 
 
@@ -116,7 +119,7 @@ def _captions(results: Mapping[str, Results]) -> Iterator[str]:
 def _boxes(results: Mapping[str, Results]) -> Iterator[str]:
     if rows := _rows(results, "box_rows"):
         yield (
-            "## Captions of boxes\n\nOf the boxes that people drew; references are all phrases that"
+            "## Captions of boxes\n\nOne seed, of the boxes that people drew; references are all phrases that"
             " were said of a box alone. Words: of a text, on average. Paper, on other images:"
             f" {paper.BOXES_SOURCE}.\n"
         )
