@@ -119,9 +119,9 @@ def _captions(results: Mapping[str, Results]) -> Iterator[str]:
 def _boxes(results: Mapping[str, Results]) -> Iterator[str]:
     if rows := _rows(results, "box_rows"):
         yield (
-            "## Captions of boxes\n\nOne seed, of the boxes that people drew; references are all phrases that"
-            " were said of a box alone. Words: of a text, on average. Paper, on other images:"
-            f" {paper.BOXES_SOURCE}.\n"
+            "## Captions of boxes\n\nOne seed, of the boxes that people drew; references are all"
+            " phrases that were said of a box alone. Words: of a text, on average. Paper, on other"
+            f" images: {paper.BOXES_SOURCE}.\n"
         )
         yield _table({**_TEXTS, "words": ("words",)}, [*_rows_of_paper(paper.BOXES), *rows])
 
