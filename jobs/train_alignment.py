@@ -68,7 +68,7 @@ def main(
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
         logger.info("%s is trained already", config.out)
-        storage.delete(storage.join(config.out, runs.CHECKPOINTS))  # it was killed before it did
+        runs.tidy(config.out)  # it was killed before it did
         return dict(done["best"])
     runs.begin(output, config.training, resume=config.resume)
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -85,6 +85,9 @@ class Output:
     made_from: dict[str, Any] = field(hash=False)
     """Inputs and settings. A directory begun with others is refused."""
 
+    turn: str = ""
+    """See `take_turn`; without one, anybody writes."""
+
     def begin(self) -> None:
         """Claim the directory for this job; the same job started again goes on.
 
@@ -106,6 +109,24 @@ class Output:
                     "choose another --out, or delete it to start over"
                 )
 
+    def take_turn(self) -> Self:
+        """The output for this start of the job: what starts before it left running is refused."""
+        turn = uuid.uuid4().hex
+        storage.write_bytes(storage.join(self.uri, TURN), turn.encode())
+        return replace(self, turn=turn)
+
+    def check_turn(self) -> None:
+        """Raise OutputError where it is another start's turn."""
+        try:
+            turn = storage.read_bytes(storage.join(self.uri, TURN)).decode() if self.turn else ""
+        except FileNotFoundError:
+            turn = "nobody's: deleted"
+        if turn != self.turn:
+            raise OutputError(
+                f"{self.uri}: the same command was started once more, or its files were deleted, "
+                "while it ran; this one has stopped"
+            )
+
     def committed(self) -> dict[str, Any] | None:
         """What `commit` said, if this job has finished before."""
         success = storage.committed(self.uri)
@@ -122,15 +143,6 @@ class TableOutput(Output):
     format: Format = "parquet"
     max_error_rate: float = 1.0
     """Not committed where a larger share of the rows has failed."""
-
-    turn: str = ""
-    """See `take_turn`; without one, anybody writes."""
-
-    def take_turn(self) -> TableOutput:
-        """The output for this start of the job: what starts before it left running is refused."""
-        turn = uuid.uuid4().hex
-        storage.write_bytes(storage.join(self.uri, TURN), turn.encode())
-        return replace(self, turn=turn)
 
     def finished(self) -> Written | None:
         """The table, if this job has finished before."""
@@ -159,7 +171,7 @@ class TableOutput(Output):
 
         Raises OutputError where it is another start's turn.
         """
-        self._check_turn()
+        self.check_turn()
         name = f"{span.name}.{self.format}"
         data, written = encode(table, self.format)
         storage.write_bytes(storage.join(self.uri, name), data)
@@ -205,7 +217,7 @@ class TableOutput(Output):
         Raises:
             OutputError: rows are missing, files damaged, too many failed, or it is another's turn.
         """
-        self._check_turn()
+        self.check_turn()
         done = self.done()
         missing = sum(gap.rows for gaps in pending(done, parts).values() for gap in gaps)
         if missing or sum(parts) != sum(span.rows for span in done):
@@ -234,17 +246,6 @@ class TableOutput(Output):
             f"--max-error-rate {self.max_error_rate:g}; the column `error` of its files says why. "
             "Put it right and delete the output, or go on with a higher --max-error-rate"
         )
-
-    def _check_turn(self) -> None:
-        try:
-            turn = storage.read_bytes(storage.join(self.uri, TURN)).decode() if self.turn else ""
-        except FileNotFoundError:
-            turn = "nobody's: deleted"
-        if turn != self.turn:
-            raise OutputError(
-                f"{self.uri}: the same command was started once more, or its files were deleted, "
-                "while it ran; this one has stopped"
-            )
 
     def _check(self, done: Mapping[Span, str], rows: int | None) -> Written:
         found = self._look_into(list(done.values()))

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
+from ray.train import UserCallback
 
 from jobs import train_alignment, train_mrnn
 from vsa_ray import checkpoints, storage
 from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.errors import UserError
 from vsa_ray.mrnn import CaptionerConfig
-from vsa_ray.outputs import OutputError
+from vsa_ray.outputs import Output, OutputError
 from vsa_ray.training.config import TrainConfig
+from vsa_ray.training.loop import Beside
 from vsa_ray.vocabulary import VocabularyConfig
 
 pytestmark = pytest.mark.cluster
+
+# Ray's controller cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def alignment_job(run: Path, **training: float) -> train_alignment.JobConfig:
@@ -43,6 +52,27 @@ def test_alignment_on_two_workers(toy: Path) -> None:
     assert train_alignment.main(job) == metrics  # done is done
     with pytest.raises(OutputError, match=r"another training.epochs: 12 before, 13 now"):
         train_alignment.main(alignment_job(toy, num_workers=2, epochs=13))
+
+
+class StartedAgain(UserCallback):
+    """Another driver takes the output over after the first epoch."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def after_report(self, run_context: Any, metrics: list[Any], checkpoint: Any) -> None:
+        self.output.take_turn()
+
+
+def test_only_the_last_start_of_a_training_writes(toy: Path) -> None:
+    job = replace(alignment_job(toy, epochs=4), out=str(toy / "twice"))
+    again = StartedAgain(Output(uri=job.out, made_from={}))
+    with pytest.raises(UserError, match="the same command was started once more"):
+        train_alignment.main(job, beside=Beside(callbacks=[again]))
+    assert storage.committed(job.out) is None
+    metrics = train_alignment.main(replace(job, resume=True))
+    undisturbed = train_alignment.main(replace(job, out=str(toy / "once")))
+    assert metrics == pytest.approx(undisturbed, abs=1e-6)
 
 
 def test_an_output_is_where_the_user_stands(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

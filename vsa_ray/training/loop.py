@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ from torch import nn
 from vsa_ray import checkpoints, machine, messages, storage
 from vsa_ray.checkpoints import Progress
 from vsa_ray.datasets.cluster import require_shared
-from vsa_ray.outputs import Output
+from vsa_ray.outputs import Output, OutputError
 from vsa_ray.tracking import Run
 from vsa_ray.training import gathering, runs
 from vsa_ray.training.alarms import TrainingError
@@ -76,7 +76,7 @@ class _Work:
     task: Task
     config: TrainConfig
     run: Run
-    output: str
+    output: Output
     blocks: list[ray.ObjectRef[pa.Table]]
     rows: list[int]
     """Of each block."""
@@ -108,7 +108,7 @@ def train(
 
     Raises:
         TrainingError: there are too few images, or the training cannot go on.
-        OutputError: a node does not see the output.
+        OutputError: a node does not see the output, or the same training was started once more.
         ray.train.WorkerGroupError: workers failed more often than is worth repeating.
     """
     blocks, rows = _blocks(images)
@@ -118,18 +118,20 @@ def train(
             "each are needed"
         )
     require_shared(output.uri)
+    # Workers may stand in another directory.
+    output = replace(output, uri=storage.absolute(output.uri)).take_turn()
     with messages.shown() as told:
-        at = storage.absolute(output.uri)  # workers may stand in another directory
-        work = _Work(task, config, run, at, blocks, rows, told, beside.at_once)
+        work = _Work(task, config, run, output, blocks, rows, told, beside.at_once)
         result = _fit(work, beside.callbacks)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
     epochs = [pair for pair in result.best_checkpoints or () if pair[1][task.score] > NO_SCORE]
     assert epochs, "a finished run has reported a checkpoint"
     checkpoint, metrics = max(epochs, key=lambda pair: pair[1][task.score])
+    output.check_turn()
     checkpoints.copy(_uri(output.uri, checkpoint), output.uri)
     output.commit(best=metrics)
-    storage.delete(storage.join(output.uri, runs.CHECKPOINTS))
+    runs.tidy(output.uri)
     return dict(metrics)
 
 
@@ -139,12 +141,12 @@ def _uri(output: str, checkpoint: ray.train.Checkpoint) -> str:
 
 def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
     """Train, through failures of workers as long as there is a checkpoint between them."""
-    filesystem, path = storage.resolve(storage.join(work.output, runs.CHECKPOINTS))
+    filesystem, path = storage.resolve(storage.join(work.output.uri, runs.CHECKPOINTS))
     own = [_Epochs(callback) for callback in callbacks]
     # Once: a node that is lost for a moment changes nothing.
     scaling = _scaling(work.config, work.at_once)
     while True:
-        before = runs.done(work.output)
+        before = runs.done(work.output.uri)
         trainer = ray.train.torch.TorchTrainer(
             _work,  # type: ignore[arg-type]  # what it returns is in the result
             train_loop_config={"work": work},
@@ -164,7 +166,7 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
         try:
             return trainer.fit()
         except ray.train.WorkerGroupError:
-            if runs.done(work.output) == before:
+            if runs.done(work.output.uri) == before:
                 raise
             logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
 
@@ -236,10 +238,11 @@ def _work(settings: dict[str, Any]) -> str | None:
         torch.set_num_threads(max(1, machine.cpus() // sharing))
     images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
     try:
+        work.output.check_turn()
         # That MLflow takes nothing, for example: here nobody would see it.
         with messages.telling(work.messages, who="vsa_ray", least=logging.WARNING):
             Worker(work.task, work.config, work.run, place, images).train()
-    except TrainingError as error:  # raised, it would be tried again
+    except (TrainingError, OutputError) as error:  # raised, it would be tried again
         return str(error)
     return None
 
@@ -259,7 +262,7 @@ class _RayPlace:
 
     def latest(self) -> str:
         checkpoint = ray.train.get_checkpoint()
-        return _uri(self.work.output, checkpoint) if checkpoint else ""
+        return _uri(self.work.output.uri, checkpoint) if checkpoint else ""
 
     def save(self, directory: str, progress: Progress, metrics: Metrics) -> None:
         ray.train.report(
@@ -272,8 +275,9 @@ class _RayPlace:
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Runs in a thread; Ray knows of the checkpoint when it has returned."""
+        self.work.output.check_turn()
         kept = ray.train.get_context().get_storage()
-        checkpoints.upload(checkpoint.path, runs.uri(self.work.output, name))
+        checkpoints.upload(checkpoint.path, runs.uri(self.work.output.uri, name))
         shutil.rmtree(checkpoint.path)  # not before: what failed, Ray may try again
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)

@@ -9,7 +9,7 @@ import re
 
 from vsa_ray import storage
 from vsa_ray.checkpoints import CONFIG, Progress
-from vsa_ray.outputs import Output, OutputError
+from vsa_ray.outputs import TURN, Output, OutputError
 from vsa_ray.training.config import TrainConfig
 
 CHECKPOINTS = "_train"
@@ -36,6 +36,12 @@ def begin(output: Output, config: TrainConfig, *, resume: bool) -> None:
             f"{output.uri} was begun, {reached.epoch} of {config.epochs} epochs are done; "
             "--resume True goes on, another --out starts anew"
         )
+
+
+def tidy(output: str) -> None:
+    """Remove what only a training needs, once its model is committed."""
+    for name in (CHECKPOINTS, TURN):
+        storage.delete(storage.join(output, name))
 
 
 def done(output: str) -> Progress | None:
