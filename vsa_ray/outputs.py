@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from vsa_ray import s3, storage
+from vsa_ray import storage
 from vsa_ray.config import flatten
 from vsa_ray.errors import UserError
 from vsa_ray.spans import Span, disjoint, pending, span_of
@@ -161,9 +161,10 @@ class TableOutput(Output):
             for file, written in zip(files, self._look_into(files), strict=True)
         }
         if total := sum(failed.values()):
-            _delete(storage.join(self.uri, storage.SUCCESS))  # first: from here on it is unfinished
+            # First: from here on it is unfinished.
+            storage.delete(storage.join(self.uri, storage.SUCCESS))
             for file in (file for file, rows in failed.items() if rows):
-                _delete(file)
+                storage.delete(file)
         return total
 
     def write(self, span: Span, table: pa.Table) -> Written:
@@ -197,7 +198,7 @@ class TableOutput(Output):
             files[span] = file
         kept = disjoint(files)
         for span in files.keys() - kept:
-            _delete(files[span])
+            storage.delete(files[span])
         return {span: files[span] for span in kept}
 
     def finish(
@@ -229,7 +230,7 @@ class TableOutput(Output):
         self.check_errors(whole)
         for file in storage.list_files(self.uri):
             if file.endswith(storage.PARTIAL):  # of a worker that was killed
-                _delete(file)
+                storage.delete(file)
         description = {"rows": whole.rows, "by_status": whole.by_status}
         storage.write_json(storage.join(self.uri, SUMMARY), {**description, **(summary or {})})
         self.commit(**description)
@@ -271,8 +272,3 @@ class TableOutput(Output):
 
 def _is_data(file: str) -> bool:
     return not file.rpartition("/")[2].startswith("_")
-
-
-def _delete(file: str) -> None:
-    filesystem, path = storage.resolve(file)
-    s3.patiently(file, lambda: filesystem.delete_file(path))

@@ -209,11 +209,14 @@ def read_json(uri: str) -> Any:
 
 
 def delete(uri: str) -> None:
-    """Remove a directory and all below it; no error where there is none."""
+    """Remove a file, or a directory and all below it; no error where there is none."""
 
     def remove(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
-        if filesystem.get_file_info(path).type is pyarrow.fs.FileType.Directory:
-            filesystem.delete_dir(path)
+        match filesystem.get_file_info(path).type:
+            case pyarrow.fs.FileType.Directory:
+                filesystem.delete_dir(path)
+            case pyarrow.fs.FileType.File:
+                filesystem.delete_file(path)
 
     _on(uri, remove)
 

@@ -60,9 +60,11 @@ def test_json(folder: str) -> None:
 
 def test_delete(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "x", "y", "z"), b"")
-    storage.write_bytes(storage.join(folder, "kept"), b"")
-    storage.delete(storage.join(folder, "x"))
-    storage.delete(storage.join(folder, "x"))
+    for name in ("kept", "file"):
+        storage.write_bytes(storage.join(folder, name), b"")
+    for name in ("x", "file"):
+        storage.delete(storage.join(folder, name))
+        storage.delete(storage.join(folder, name))
     assert names(folder, recursive=True) == ["kept"]
 
 
