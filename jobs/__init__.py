@@ -1,5 +1,8 @@
 """One script a job; `python -m jobs.NAME --help` says what it takes. `pipeline` runs the chain.
 
+What they share: launch.py (how they start and end), settings.py, and of `reproduce` side_by_side.py
+and recipe_parts.py.
+
 Ray takes some settings from the environment alone, of every process that runs a part of a job: a
 trial of a search on another node starts its workers itself. Each of them imports this package.
 """
