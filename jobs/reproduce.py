@@ -135,14 +135,10 @@ def main(config: JobConfig) -> dict[str, Any]:
     with tracking.run("reproduce", made_from) as run, messages.shown() as told:
         beside = SideBySide(at_once, told, near=config.out)
         found = asyncio.run(RecipeParts(recipe, config, parts, beside, run).make())
-    flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
     document = {
         **results.assemble(found),
         "seeds": list(range(config.seeds)),
-        "command": (
-            f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
-            f"--out OUT --results docs/results/{config.recipe}.json {flags}"
-        ),
+        "command": _command(config),
         "config": to_yaml(settings),
         "commit": ", ".join(dict.fromkeys(tables.stamps + parts.stamps)),
         "machine": machine.processor(),
@@ -153,6 +149,15 @@ def main(config: JobConfig) -> dict[str, Any]:
     page = write_page(config.results)
     logger.info("results: %s and %s", config.results, page)
     return document
+
+
+def _command(config: JobConfig) -> str:
+    """As others would type it."""
+    flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
+    return (
+        f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
+        f"--out OUT --results docs/results/{config.recipe}.json {flags}"
+    )
 
 
 def _make_tables(config: JobConfig, parts: Parts) -> None:
