@@ -67,7 +67,8 @@ class Progress:
             self._log(metrics, step=done)
         if self._bar.disable:
             speed = metrics["images_per_second"]
-            left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "starting"
+            seconds = (self._total - done) / speed if speed else 0.0
+            left = f"{tqdm.format_interval(seconds)} left" if speed else "starting"
             words: tuple[Any, ...] = (self._name, done, self._total, speed, left)
             failed = ", ".join(f"{n} {kind}" for kind, n in self.failed.items()) or "nothing"
             logger.info("%s: %d of %d rows, %.1f a second, %s; failed: %s", *words, failed)

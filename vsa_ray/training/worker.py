@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vsa_ray import checkpoints
 from vsa_ray.checkpoints import Progress
@@ -24,7 +25,7 @@ from vsa_ray.tracking import Run
 from vsa_ray.training import alarms, gathering, order
 from vsa_ray.training.config import TrainConfig, learning_rate, make_optimizer
 from vsa_ray.training.step import Watch, train_step
-from vsa_ray.training.tasks import Metrics, Model, Pair, Task
+from vsa_ray.training.tasks import SPREAD, Metrics, Model, Pair, Task
 
 GPU_STEPS = 20
 """Steps between two looks at how it goes, on a GPU, which a look makes wait."""
@@ -120,7 +121,7 @@ class Worker:
         self.steps = order.steps(len(images), config)
         self._every = 1 if place.device.type == "cpu" else GPU_STEPS
         self._saved = self._asked = self._shown = time.monotonic()
-        self._preempted = self._alarmed = False
+        self._preempted = self._suspected = self._alarmed = False
 
     def train(self) -> None:
         """Learn all epochs that are not done yet.
@@ -248,7 +249,7 @@ class Worker:
         self.run.metrics({f"step/{name}": value for name, value in numbers.items()}, step=step)
         left = (self.config.epochs * self.steps - step) * len(self.images) / self.steps / speed
         where = f"epoch {at.epoch + 1}/{self.config.epochs}  step {at.step}/{self.steps}"
-        self.place.show(f"{where}  {_text(numbers)}  ({left:.0f} s left)")
+        self.place.show(_line(where, numbers, left))
 
     def _measure(self, metrics: Metrics, epoch: int, begun: float) -> None:
         """Add the dev metrics to those of an epoch, if it is time, and tell of all of them."""
@@ -264,10 +265,13 @@ class Worker:
         metrics["alarm/collapsed"] = float(bool(alarm))
         self.run.metrics(metrics, step=epoch + 1)
         left = (self.config.epochs - epoch - 1) * seconds
-        named = {name.rpartition("/")[2]: n for name, n in metrics.items() if "/" in name}
+        shown = {name: n for name, n in metrics.items() if name.startswith(("train/", "dev/"))}
         where = f"epoch {epoch + 1}/{self.config.epochs}"
-        self.place.show(f"{where}  {_text(named)}  ({left:.0f} s left)")
-        if alarm and not self._alarmed:
+        self.place.show(_line(where, shown, left))
+        # One such epoch may pass: many captioners say one sentence of all images at first.
+        sure = self._suspected or done == self.config.epochs
+        self._suspected = bool(alarm) or (self._suspected and SPREAD not in metrics)
+        if alarm and sure and not self._alarmed:
             self._alarmed = True
             self.run.tags({"alarm": alarm})
             self.place.show(alarm, warn=True)
@@ -282,5 +286,13 @@ class Worker:
         self._saved = time.monotonic()
 
 
-def _text(numbers: Metrics) -> str:
-    return "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
+def _line(where: str, numbers: Metrics, seconds_left: float) -> str:
+    """How far a training is, as people read it."""
+    names = [name.rpartition("/")[2].replace("_", " ") for name in numbers]
+    texts = [f"{name} {_text(n)}" for name, n in zip(names, numbers.values(), strict=True)]
+    return f"{where}  {'  '.join(texts)}  ({tqdm.format_interval(seconds_left)} left)"
+
+
+def _text(number: float) -> str:
+    """Four digits; all of a large number, never 1.2e+04."""
+    return f"{number:,.0f}" if 1000 <= abs(number) < 1e9 else f"{number:.4g}"
