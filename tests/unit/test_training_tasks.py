@@ -192,8 +192,18 @@ def test_the_loss_of_a_model_that_tells_nothing_apart(
     found = task.loss(model, task.batch(learned, epoch=0, seed=0))
     assert found.item() == pytest.approx(task.collapsed_loss(4))
     assert task.evaluate(model)[tasks.SPREAD] == 0
-    assert "training.learning_rate" in task.advice()
     assert ("alignment.loss softmax" in task.advice()) == (loss != "softmax")
+
+
+@pytest.mark.parametrize("score", ["sum", "cosine", "sentence_cosine"])
+def test_cosines_are_advised_where_there_are_none(score: str, alignment: AlignmentTask) -> None:
+    task = replace(alignment, config=replace(alignment.config, score=score))
+    assert ("alignment.score cosine" in task.advice()) == (score == "sum")
+
+
+def test_what_a_detector_teaches_hides_a_collapse_from_the_loss(alignment: AlignmentTask) -> None:
+    config = replace(alignment.config, score="cosine", distillation=0.5)
+    assert replace(alignment, config=config).collapsed_loss(4) is None
 
 
 def test_the_loss_of_a_captioner_that_knows_frequencies_alone(caption: CaptionTask) -> None:

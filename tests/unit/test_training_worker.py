@@ -244,8 +244,9 @@ def test_a_model_that_collapsed_is_told_of_once(
     warnings = [text for text in place.shown if text.startswith("warning")]
     assert warnings == [
         "warning: the model has collapsed: the loss of epoch 3 is 2e+06, where a model that tells "
-        "nothing apart has 2e+06; try a lower training.learning_rate, alignment.score cosine, "
-        "alignment.loss softmax"
+        "nothing apart has 2e+06; try a lower training.learning_rate (it is 0.01), "
+        "training.warmup_steps 60, alignment.score cosine, alignment.loss softmax; in a pipeline, "
+        "training is called alignment_training or captioner_training"
     ]
     told = run.told  # type: ignore[attr-defined]
     assert {"alarm": warnings[0].removeprefix("warning: ")} in told

@@ -75,12 +75,13 @@ class Task(Protocol):
     def loss(self, model: Any, batch: Pair) -> Tensor: ...
     def evaluate(self, model: Any) -> Metrics: ...
 
-    def collapsed_loss(self, images: float) -> float:
-        """The loss of a global batch of so many images, of a model that tells nothing apart."""
+    def collapsed_loss(self, images: float) -> float | None:
+        """The loss of a global batch of so many images, of a model that tells nothing apart; None
+        where the loss does not show it."""
         ...
 
-    def advice(self) -> str:
-        """What to try with a model that has collapsed."""
+    def advice(self) -> list[str]:
+        """What to try with a model that has collapsed, beside how it trains."""
         ...
 
 
@@ -179,21 +180,24 @@ class AlignmentTask:
             result[f"dev/{direction}_median_rank"] = recall.median_rank
         return result
 
-    def collapsed_loss(self, images: float) -> float:
-        """See ranking_loss: what it is where all scores are equal, without distillation."""
+    def collapsed_loss(self, images: float) -> float | None:
+        """See ranking_loss: what it is where all scores are equal. What a detector teaches is added
+        to it, and is no fixed number there."""
+        if self.config.distillation:
+            return None
         if self.config.loss == "sum_of_hinges":
             return 2 * (images - 1) * self.config.margin
         if self.config.loss == "hardest_negative":
             return 2 * self.config.margin
         return 2 * math.log(images)
 
-    def advice(self) -> str:
-        ways = ["a lower training.learning_rate"]
-        if self.config.score != "cosine":
+    def advice(self) -> list[str]:
+        ways = []
+        if self.config.score not in ("cosine", "sentence_cosine"):
             ways.append("alignment.score cosine")
         if self.config.loss != "softmax":
             ways.append("alignment.loss softmax")
-        return ", ".join(ways)
+        return ways
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,8 +269,8 @@ class CaptionTask:
         logs_V = self.vocabulary.log_frequencies()
         return -float((np.exp(logs_V) * logs_V).sum())
 
-    def advice(self) -> str:
-        return "a lower training.learning_rate, a lower captioner.dropout"
+    def advice(self) -> list[str]:
+        return ["a lower captioner.dropout"]
 
     @torch.inference_mode()
     def _perplexity(self, model: MultimodalRNN, images: pa.Table) -> float:

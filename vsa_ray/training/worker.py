@@ -260,7 +260,7 @@ class Worker:
         seconds = time.monotonic() - begun
         metrics["train/seconds"] = seconds
         alarm = alarms.collapse(
-            self.task, metrics, epoch=epoch + 1, images=len(self.images) / self.steps
+            self.task, self.config, metrics, epoch=done, images=len(self.images) / self.steps
         )
         metrics["alarm/collapsed"] = float(bool(alarm))
         self.run.metrics(metrics, step=epoch + 1)
