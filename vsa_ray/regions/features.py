@@ -47,7 +47,7 @@ class RegionFeatures:
         model = with_folded_norms(make_backbone(config))
         if config.maps > 1 and not hasattr(model, "forward_intermediates"):
             raise UserError(
-                f"RegionConfig.maps is {config.maps}, but timm gives only the last map of "
+                f"regions.maps is {config.maps}, but timm gives only the last map of "
                 f"{config.backbone}; set it to 1, or choose another backbone"
             )
         if device.type == "cpu":
@@ -64,7 +64,7 @@ class RegionFeatures:
         for probe in probes:
             if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
                 raise UserError(
-                    f"RegionConfig.backbone: {config.backbone} makes {tuple(probe.shape)} of an "
+                    f"regions.backbone: {config.backbone} makes {tuple(probe.shape)} of an "
                     "image, not a map of (1, F, h, w); choose a convolutional network"
                 )
         self.feature_dim: int = sum(probe.shape[1] for probe in probes)

@@ -185,6 +185,6 @@ def _device(config: RegionConfig) -> torch.device:
 
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise UserError("RegionConfig.device is cuda, but this worker has no GPU; auto takes any")
+        raise UserError("regions.device is cuda, but this worker has no GPU; auto takes any")
     wanted = config.device if config.device != "auto" else "cuda" if available else "cpu"
     return torch.device(wanted)
