@@ -3,7 +3,9 @@
     python -m jobs.evaluate --run s3://runs/flickr8k
 
 Reads the tables and models that jobs.pipeline makes below RUN, and writes RUN/metrics.json and
-RUN/gallery/index.html. A part whose input is missing is null. Needs no Ray, and fits one machine.
+RUN/gallery/index.html; of another split than test, say dev, RUN/metrics-dev.json and
+RUN/gallery-dev/index.html. A part whose input is missing is null. Needs no Ray, and fits one
+machine.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     run: str
-    """Where jobs.pipeline put its outputs."""
+    """The folder that jobs.pipeline wrote to, its --out. Or one that holds at least regions/ and
+    sentences/; without alignment/, phrases/ or captions/ there, what needs them is not measured."""
 
     split: str = "test"
     """The split to measure on: test, or dev while settings are being chosen."""
@@ -78,16 +81,19 @@ class Results:
 
 def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
     results = _load(config.run, config.split)
+    # Numbers of dev never stand where those of test are looked for.
+    suffix = "" if config.split == "test" else f"-{config.split}"
+    file, page_file = f"metrics{suffix}.json", f"gallery{suffix}/index.html"
     with tracking.run("evaluate", asdict(config), parent=parent) as run:
         metrics = _measure(results, config)
-        storage.write_json(storage.join(config.run, "metrics.json"), metrics)
+        storage.write_json(storage.join(config.run, file), metrics)
         numbers = {k: v for k, v in flatten(metrics) if isinstance(v, int | float)}
         run.metrics({name.replace(".", "/"): value for name, value in numbers.items()})
-        run.text(json.dumps(metrics, indent=2), "metrics.json")
+        run.text(json.dumps(metrics, indent=2), file)
         if config.gallery_images and results.captions is not None and results.aligner is not None:
             page = _gallery(config, results, metrics)
-            storage.write_bytes(storage.join(config.run, "gallery", "index.html"), page.encode())
-            run.text(page, "gallery/index.html")
+            storage.write_bytes(storage.join(config.run, page_file), page.encode())
+            run.text(page, page_file)
     logger.info("measured on the %s split:\n\n%s\n", config.split, summary_text(metrics))
     return metrics
 
@@ -120,7 +126,8 @@ def _measure(results: Results, config: JobConfig) -> dict[str, Any]:
     """The content of metrics.json."""
     regions, split = results.regions, config.split
     sentences = of_split(results.sentences, split)
-    metrics: dict[str, Any] = {"retrieval": None, "grounding": None, "captions": None}
+    metrics: dict[str, Any] = {"split": split}
+    metrics |= {"retrieval": None, "grounding": None, "captions": None}
     if results.aligner is not None and len(sentences):
         data = evaluation.pairs(regions, sentences, results.aligner)
         metrics["retrieval"] = evaluation.retrieval(results.aligner.model, data)

@@ -93,7 +93,8 @@ def test_evaluate_measures_what_there_is(
     ended = start("evaluate", "--run", str(run))
     assert ended.code == 0
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics.keys() == {"retrieval", "grounding", "captions"}
+    assert metrics.keys() == {"split", "retrieval", "grounding", "captions"}
+    assert metrics["split"] == "test"
     assert (metrics["grounding"], metrics["captions"]) == (None, None)
     assert (metrics["retrieval"]["images"], metrics["retrieval"]["sentences"]) == (2, 4)
     assert "Retrieval (2 images, 4 sentences" in caplog.text
@@ -102,12 +103,16 @@ def test_evaluate_measures_what_there_is(
     captions = CaptionRegions(CaptionConfig(beam_size=1), str(run / "mrnn"))(regions)
     storage.write_table(str(run / "captions"), captions)
     storage.commit(str(run / "captions"), {"rows": len(captions)})
+    measured = (run / "metrics.json").read_bytes()
     assert start("evaluate", "--run", str(run), "--split", "train").code == 0
-    metrics = json.loads((run / "metrics.json").read_text())
+    assert (run / "metrics.json").read_bytes() == measured
+    metrics = json.loads((run / "metrics-train.json").read_text())
+    assert metrics["split"] == "train"
     assert metrics["retrieval"]["image_search"]["r1"] == 100.0
     assert metrics["captions"]["images"] == 2
     assert metrics["captions"]["nearest_neighbour"]["bleu1"] > metrics["captions"]["bleu1"]
-    page = (run / "gallery" / "index.html").read_text()
+    assert not (run / "gallery").exists()
+    page = (run / "gallery-train" / "index.html").read_text()
     assert "dog.jpg" in page
     assert "pair.jpg" not in page  # of the test split
 
