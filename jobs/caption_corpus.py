@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
+from jobs.settings import recipe
 from jobs.train_mrnn import FEATURES
 from vsa_ray import datasets, inputs, listing, storage, tracking
 from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
@@ -41,8 +42,8 @@ class JobConfig:
     """Made by jobs.detect_regions: caption these instead of --images."""
 
     mrnn: str
-    """Made by jobs.train_mrnn. Regions are made as those that it learned from, but for what is set
-    otherwise here."""
+    """Made by jobs.train_mrnn. Of --images, what is not given of the regions' settings is as of
+    those that it learned from."""
 
     out: str
     """Where the captions table goes."""
@@ -75,9 +76,17 @@ class JobConfig:
             require_table(self.regions_table, "--regions-table")
         require_model(self.mrnn, "--mrnn", "MultimodalRNN", self.regions_table)
         if self.images:
-            _learned(self).check()
+            self.regions.check()
         else:
             _require_alike(self)
+
+    def inherited(self) -> Self:
+        """With regions as those that the model learned from. In Python, call it where that is
+        wanted: `main` makes regions as `regions` says."""
+        if not self.images:
+            return self
+        require_model(self.mrnn, "--mrnn", "MultimodalRNN")
+        return replace(self, regions=replace(self.regions, **_learned_from(self.mrnn)))
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
@@ -103,7 +112,7 @@ def _output(config: JobConfig) -> TableOutput:
     sources = {"mrnn": config.mrnn, "images": config.images, "regions_table": config.regions_table}
     settings: dict[str, Any] = {"captions": config.captions}
     if config.images:
-        settings |= {"loading": config.loading, "regions": _learned(config)}
+        settings |= {"loading": config.loading, "regions": config.regions}
     made_from = origin("caption_corpus", sources, **settings)
     return TableOutput(
         uri=config.out,
@@ -111,11 +120,6 @@ def _output(config: JobConfig) -> TableOutput:
         format=config.format,
         max_error_rate=config.max_error_rate,
     )
-
-
-def _learned(config: JobConfig) -> RegionConfig:
-    """The settings of regions as the model's were made, but for what is set otherwise."""
-    return config.regions.like(_learned_from(config.mrnn))
 
 
 def _learned_from(mrnn: str) -> dict[str, Any]:
@@ -154,9 +158,8 @@ def _stages(config: JobConfig) -> list[Stage]:
     )
     if not config.images:
         return [write]
-    regions = _learned(config)
-    logger.info("regions are made with %s", " ".join(_flags(regions)))
-    return [*detect_regions.stages(replace(config, regions=regions), models=models), write]
+    logger.info("regions are made with %s", " ".join(_flags(config.regions)))
+    return [*detect_regions.stages(config, models=models), write]
 
 
 def _flags(regions: RegionConfig) -> Iterator[str]:
@@ -172,4 +175,4 @@ def is_finished(config: JobConfig) -> bool:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, finished=is_finished)
+    launch(main, JobConfig, __doc__, finished=is_finished, recipe=recipe())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.launch import launch, log_written
+from jobs.settings import recipe
 from vsa_ray import datasets, listing, storage, tracking
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
@@ -122,4 +123,4 @@ def is_finished(config: JobConfig) -> bool:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, finished=is_finished)
+    launch(main, JobConfig, __doc__, finished=is_finished, recipe=recipe())

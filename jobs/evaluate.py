@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 from jobs.launch import launch, require_model, require_table
+from jobs.settings import recipe
 from vsa_ray import checkpoints, evaluation, gallery, schema, storage, tracking
 from vsa_ray.config import ConfigError, flatten
 from vsa_ray.report import render_gallery
@@ -41,10 +42,19 @@ class JobConfig:
     """The split to measure on: test, or dev while settings are being chosen."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How the words in the gallery are aligned; detector_weight also counts in the grounding."""
+    """How the words in the gallery are aligned; detector_weight also counts in the grounding. What
+    is not given is as RUN/snippets was made, if it is there."""
 
     gallery_images: int = 200
     """Pictures in the gallery; 0 makes none."""
+
+    def inherited(self) -> Self:
+        """With the snippets as those of the run were made, if they were."""
+        success = storage.committed(storage.join(self.run, "snippets")) or {}
+        made_from = success.get("made_from", {})
+        known = [one.name for one in fields(SnippetConfig) if f"snippets.{one.name}" in made_from]
+        made = {name: made_from[f"snippets.{name}"] for name in known}
+        return replace(self, snippets=replace(self.snippets, **made))
 
     def check(self) -> None:
         if self.gallery_images < 0:
@@ -169,4 +179,4 @@ def of_split(table: pa.Table, split: str) -> pa.Table:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=False)
+    launch(main, JobConfig, __doc__, needs_ray=False, recipe=recipe())

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.launch import launch, log_written, require_model, require_table
+from jobs.settings import recipe
 from vsa_ray import datasets, inputs, schema, storage, texts, tracking
 from vsa_ray.datasets import Stage
 from vsa_ray.outputs import TableOutput, origin
@@ -100,4 +101,10 @@ class AlignTexts:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, finished=lambda job: _output(job).finished() is not None)
+    launch(
+        main,
+        JobConfig,
+        __doc__,
+        finished=lambda job: _output(job).finished() is not None,
+        recipe=recipe(),
+    )

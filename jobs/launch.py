@@ -15,7 +15,7 @@ import ray
 
 from vsa_ray import config, datasets, schema, storage
 from vsa_ray.batches import DETECTION_DIM
-from vsa_ray.config import ConfigError
+from vsa_ray.config import ConfigError, Recipe
 from vsa_ray.errors import mistake_behind
 from vsa_ray.table_files import Written
 
@@ -45,8 +45,9 @@ def launch(
     *,
     needs_ray: bool = True,
     finished: Callable[[Job], bool] = lambda _: False,
+    recipe: Recipe | None = None,
 ) -> None:
-    """Run a job from the command line.
+    """Run a job from the command line; `recipe` says how it reads files of several jobs.
 
     One that has `finished` before neither checks its settings again, which loads libraries for
     seconds, nor starts Ray: it only says what is there.
@@ -61,6 +62,7 @@ def launch(
             description=description or "",
             argv=sys.argv[1:],
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
+            recipe=recipe,
         )
         if not finished(parsed):
             parsed.check()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jobs.launch import check_splits, launch, require_directory
+from jobs.settings import recipe
 from vsa_ray import schema, storage
 from vsa_ray.corpora import Corpus, ReaderConfig, read_corpus
 from vsa_ray.outputs import Output, origin
@@ -71,4 +72,4 @@ def _report(corpus: Corpus) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__, needs_ray=False)
+    launch(main, JobConfig, __doc__, needs_ray=False, recipe=recipe())

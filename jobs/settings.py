@@ -1,4 +1,8 @@
-"""What all stages are made with: what jobs.pipeline and jobs.reproduce have in common."""
+"""What all stages are made with: what jobs.pipeline and jobs.reproduce have in common.
+
+A file of these settings is a recipe, such as those in jobs/configs. The job of a single stage reads
+it too, and takes what is its own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig
+from vsa_ray.config import Recipe, names
 from vsa_ray.corpora import ReaderConfig
 from vsa_ray.images import ImageConfig
 from vsa_ray.mrnn import CaptionerConfig
@@ -46,3 +51,23 @@ class Settings:
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     """How sentences are written."""
+
+
+PATHS = frozenset({"corpus", "data", "out", "results"})
+"""Of jobs.pipeline and jobs.reproduce. A stage's `out` is another place than theirs."""
+
+OTHERS = frozenset({"learn_from", "gallery_images", "seeds", "other_losses", "at_once"})
+"""What these jobs have beside `Settings`. The first two mean the same in a stage's job."""
+
+
+def recipe(training: str = "") -> Recipe:
+    """How the job of a single stage reads a recipe.
+
+    Args:
+        training: the group of `Settings` that is `training` in that job, if it trains.
+    """
+    return Recipe(
+        names=frozenset(names(Settings)) | PATHS | OTHERS,
+        elsewhere=PATHS,
+        groups={training: "training"} if training else {},
+    )

@@ -1,7 +1,7 @@
 """Train the model that aligns words with regions, on images and their sentences.
 
     python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \
-        --out RUN/alignment
+        --out RUN/alignment --config jobs/configs/flickr8k.yaml
 
 The epoch with the best dev retrieval is kept. A run that is killed goes on when
 started again with --resume True.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from jobs.launch import launch, require_split, require_table
+from jobs.settings import recipe
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import ConfigError
@@ -112,4 +113,4 @@ def _labels(config: JobConfig, sentences: pa.Table, vocabulary: Vocabulary) -> L
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, recipe=recipe("alignment_training"))

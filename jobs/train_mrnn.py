@@ -1,7 +1,7 @@
 """Train the model that writes: on whole images and their sentences, on boxes and snippets, or both.
 
     python -m jobs.train_mrnn --regions RUN/regions --sentences RUN/sentences \
-        --snippets RUN/snippets --out RUN/mrnn
+        --snippets RUN/snippets --out RUN/mrnn --config jobs/configs/flickr8k.yaml
 
 A model trained on both describes images and their regions alike. A run that is killed goes on when
 started again with --resume True.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.launch import launch, require_split, require_table
+from jobs.settings import recipe
 from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.config import ConfigError
 from vsa_ray.mrnn import CaptionerConfig
@@ -119,4 +120,4 @@ def _texts(config: JobConfig, split: str) -> Iterator[Text]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, recipe=recipe("captioner_training"))

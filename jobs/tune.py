@@ -1,10 +1,12 @@
 """Search for the margin, embedding size and learning rate of the alignment.
 
-    python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune
+    python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune \
+        --config jobs/configs/flickr8k.yaml
 
-Every trial is a training of its own. Leaves OUT/trials.json, the best first, and OUT/best.yaml,
-which jobs.train_alignment takes as its --config. A search that is killed goes on when it is started
-again; with other settings it refuses.
+Every trial is a training of its own; what is not searched for is as the settings say, here those of
+a recipe. Leaves OUT/trials.json, the best first, and OUT/best.yaml, which jobs.train_alignment
+takes as its --config. A search that is killed goes on when it is started again; with other settings
+it refuses.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from jobs import train_alignment
 from jobs.launch import launch
+from jobs.settings import recipe
 from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import ConfigError, to_yaml
@@ -114,4 +117,4 @@ def _flags(trial: Trial) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    launch(main, JobConfig, __doc__)
+    launch(main, JobConfig, __doc__, recipe=recipe("alignment_training"))

@@ -4,6 +4,9 @@ Every field of a job's config is a flag (`--regions.detector onnx`). A YAML file
 names, nested; it is read as if its settings were flags written first, so both are checked alike and
 a flag wins over the file. Environment variables may stand in the file: `${NAME}` must be set,
 `${NAME:-default}` falls back, `${NAME:+text}` gives text (with `$NAME` in it) only if it is set.
+
+A file may be a recipe, with the settings of several jobs: each job takes its own. A setting that
+none of them has is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar, get_type_hints, runtime_checkable
 
 import tyro
 import yaml
@@ -30,7 +34,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::([-+])([^}]*))?\}")
 _ABOUT_FILES = """
 Every setting below may also stand in a YAML file:
   --config FILE     read settings from FILE, a path or s3:// (see jobs/configs/); flags win over it
-  --print-config    print the resulting settings as YAML, and stop
+{recipe}  --print-config    print the resulting settings as YAML, and stop
 """
 
 
@@ -38,13 +42,61 @@ class ConfigError(UserError):
     """Settings that cannot work, with what to do about it."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a job reads a file that holds the settings of other jobs too."""
+
+    names: frozenset[str]
+    """All settings that a recipe may hold, dotted."""
+
+    elsewhere: frozenset[str] = frozenset()
+    """Those that are never this job's, though it may have one of the same name."""
+
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Groups that this job calls otherwise: {"alignment_training": "training"}."""
+
+    def here(self, setting: str) -> str:
+        """What this job would call it; "" where it is never this job's."""
+        if setting in self.elsewhere:
+            return ""
+        group, dot, inside = setting.partition(".")
+        return f"{self.groups.get(group, group)}{dot}{inside}"
+
+    def about(self) -> str:
+        """For --help."""
+        lines = ["FILE may be a recipe; its paths and what is of other jobs are passed over"]
+        lines += [f"and its {theirs} is {ours} here" for theirs, ours in self.groups.items()]
+        return "".join(f"{'':20}{line}\n" for line in lines)
+
+
+@runtime_checkable
+class Inherits(Protocol):
+    """Settings that are those of something else, say of a model, where they are not given."""
+
+    def inherited(self) -> Self:
+        """These settings, with all that there is to inherit.
+
+        Raises:
+            UserError: there is nothing to inherit from.
+        """
+        ...
+
+
 def parse(
-    config_type: type[Config], *, description: str, argv: Sequence[str], prog: str | None = None
+    config_type: type[Config],
+    *,
+    description: str,
+    argv: Sequence[str],
+    prog: str | None = None,
+    recipe: Recipe | None = None,
 ) -> Config:
     """Settings from `argv`; prints help or the settings and exits where asked to.
 
+    What neither a flag nor the file gives is inherited if the config `Inherits`, else a default.
+
     Args:
         prog: how the program is called, for help and errors.
+        recipe: how a file with the settings of other jobs is read; without it is refused.
 
     Raises:
         ConfigError: the YAML file is missing or malformed, or names an unknown setting or an
@@ -56,14 +108,19 @@ def parse(
     files.add_argument("--print-config", action="store_true")
     own, flags = files.parse_known_args(argv)
     given = {name(flag) for flag in flags if flag.startswith("--")}
-    settings = _flags_of(own.config, given, config_type) if own.config else []
-    config = tyro.cli(
+    settings = _flags_of(own.config, given, config_type, recipe) if own.config else []
+    about = _ABOUT_FILES.format(recipe=recipe.about() if recipe else "")
+    read = partial(
+        tyro.cli,
         config_type,
         args=[*settings, *flags],
         prog=prog,
-        description=description.strip() + "\n" + _ABOUT_FILES,
+        description=description.strip() + "\n" + about,
         config=(tyro.conf.FlagConversionOff,),
     )
+    config: Config = read()
+    if isinstance(config, Inherits):
+        config = read(default=config.inherited())  # what is given still wins
     if own.print_config:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
@@ -89,18 +146,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flags_of(path: str, given: set[str], config_type: type[Any]) -> list[str]:
-    """The settings of a YAML file as flags, but for those that the command line gives."""
+def _flags_of(
+    path: str, given: set[str], config_type: type[Any], recipe: Recipe | None
+) -> list[str]:
+    """The settings of a YAML file as flags, but for those that the command line gives, and those of
+    other jobs."""
+    # A name with nothing behind it says nothing.
+    settings = {key: value for key, value in flatten(_read(path)) if value is not None}
+    own = list(names(config_type))
+    others = sorted(recipe.names.difference(own)) if recipe else []
+    for key in settings:
+        _check_name(key, [*own, *others], path)
+    # A job's own file, as --print-config writes it, is no recipe.
+    is_recipe = any(name(key) in others for key in settings)
     flags = []
-    for key, value in flatten(_read(path)):
-        if value is None:  # a name with nothing behind it
-            continue
-        _check_name(key, config_type, path)
-        if name(key) in given:
+    for key, value in settings.items():
+        setting = recipe.here(name(key)) if recipe and is_recipe else name(key)
+        if setting not in own or setting in given:
             continue
         values = value if isinstance(value, list) else [value]
         texts = [_expand(str(item), f"--config {path}: {key}") for item in values]
-        flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
+        many = isinstance(value, list)
+        flags += [f"--{setting}", *texts] if many else [f"--{setting}={texts[0]}"]
     return flags
 
 
@@ -118,8 +185,7 @@ def _read(path: str) -> dict[str, Any]:
     return settings
 
 
-def _check_name(key: str, config_type: type[Any], path: str) -> None:
-    known = list(_names(config_type))
+def _check_name(key: str, known: Sequence[str], path: str) -> None:
     if name(key) in known:
         return
     if inside := [other for other in known if other.startswith(f"{name(key)}.")]:
@@ -129,12 +195,12 @@ def _check_name(key: str, config_type: type[Any], path: str) -> None:
     raise ConfigError(f"--config {path}: there is no setting {key}; {hint}")
 
 
-def _names(config_type: type[Any]) -> Iterator[str]:
+def names(config_type: type[Any]) -> Iterator[str]:
     """Dotted names of all settings."""
     types = get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         if dataclasses.is_dataclass(kind := types[field.name]):
-            yield from (f"{field.name}.{inside}" for inside in _names(kind))  # type: ignore[arg-type]
+            yield from (f"{field.name}.{inside}" for inside in names(kind))  # type: ignore[arg-type]
         else:
             yield field.name
 

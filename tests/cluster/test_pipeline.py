@@ -152,7 +152,7 @@ def test_captions_straight_from_a_folder_of_images(
         mrnn=storage.join(run, "mrnn"),
         out=str(tmp_path / "captions"),
         captions=job.captions,
-    )
+    ).inherited()
     written = caption_corpus.main(config)
     assert written.by_status == {"ok": 25, "not_an_image": 1}
     straight = storage.read_table(config.out, schema.CAPTIONS).sort_by("image_id")

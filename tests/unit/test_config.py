@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
 
-from vsa_ray.config import ConfigError, flatten, parse, to_yaml
+from vsa_ray.config import ConfigError, Recipe, flatten, names, parse, to_yaml
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +156,95 @@ def test_names_in_a_file_may_be_written_as_flags_are(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("out: x\nold-name: 4\n")
     assert read("--config", str(tmp_path / "job.yaml")).old_name == 4
     assert read("--config", str(tmp_path / "job.yaml"), "--old-name", "5").old_name == 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """Several jobs."""
+
+    out: str
+    part: Part = field(default_factory=Part)
+    part_training: Part = field(default_factory=Part)
+    other: Part = field(default_factory=Part)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One of them."""
+
+    out: str = "here"
+    other: str = "a path"
+    part: Part = field(default_factory=Part)
+    training: Part = field(default_factory=Part)
+
+
+def stage(file: Path, text: str, *flags: str) -> Stage:
+    file.write_text(text)
+    recipe = Recipe(
+        names=frozenset(names(Chain)),
+        elsewhere=frozenset({"out"}),
+        groups={"part_training": "training"},
+    )
+    argv = ["--config", str(file), *flags]
+    return parse(Stage, description="", argv=argv, recipe=recipe)
+
+
+def test_a_job_takes_its_own_settings_of_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VSA_NOWHERE", raising=False)
+    text = "part: {kind: b}\npart-training: {count: 5}\nother: {kind: '${VSA_NOWHERE}'}\nout: x\n"
+    file = tmp_path / "recipe.yaml"
+    expected = Stage(part=Part(kind="b"), training=Part(count=5))
+    assert stage(file, text) == expected
+    flags = ("--training.count", "7", "--part.kind", "a", "--out", "y")
+    assert stage(file, text, *flags) == Stage(out="y", training=Part(count=7))
+
+
+def test_a_file_of_its_own_is_no_recipe(tmp_path: Path) -> None:
+    own = Stage(out="x", other="y", training=Part(count=5))
+    assert stage(tmp_path / "own.yaml", to_yaml(own)) == own
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("part_training: {cuont: 2}", "part_training.cuont; did you mean part_training.count?"),
+        ("trainign: {count: 2}", "trainign.count; did you mean training.count?"),
+        ("sky: blue", "sky; --help lists them"),
+    ],
+)
+def test_what_no_job_knows_is_refused_in_a_recipe(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"there is no setting {message}")):
+        stage(tmp_path / "recipe.yaml", f"other: {{count: 2}}\n{text}\n")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heir:
+    source: str = ""
+    part: Part = field(default_factory=Part)
+
+    def inherited(self) -> Heir:
+        if not self.source:
+            raise ConfigError("--source: there is none")
+        return replace(self, part=Part(kind="b", count=int(self.source)))
+
+
+def test_what_is_not_given_is_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def heir(*flags: str) -> Heir:
+        return parse(Heir, description="", argv=["--source", "7", *flags])
+
+    file = tmp_path / "job.yaml"
+    file.write_text("part: {count: 3}\n")
+    assert heir() == Heir(source="7", part=Part(kind="b", count=7))
+    # Given, though they are the defaults.
+    assert heir("--part.kind", "a") == Heir(source="7", part=Part(kind="a", count=7))
+    assert heir("--config", str(file)) == Heir(source="7", part=Part(kind="b", count=3))
+    with pytest.raises(SystemExit):
+        heir("--print-config")
+    assert yaml.safe_load(capsys.readouterr().out)["part"] == {"kind": "b", "count": 7}
+    with pytest.raises(ConfigError, match="--source: there is none"):
+        parse(Heir, description="", argv=[])
 
 
 def test_flatten_and_yaml() -> None:

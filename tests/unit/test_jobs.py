@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs import launch, reproduce
-from vsa_ray import checkpoints, schema, storage
+from jobs import caption_corpus, evaluate, launch, pipeline, reproduce
+from jobs.settings import OTHERS, PATHS, Settings
+from vsa_ray import checkpoints, outputs, schema, storage
 from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.batches import DETECTION_DIM
-from vsa_ray.config import parse
+from vsa_ray.config import flatten, parse
+from vsa_ray.regions import RegionConfig
+from vsa_ray.snippets import SnippetConfig
 from vsa_ray.vocabulary import Vocabulary
 
 CONFIGS = Path(launch.__file__).with_name("configs")
 
 NEEDED = {
-    "caption_corpus": ["--images", "i", "--mrnn", "m", "--out", "o"],
+    "caption_corpus": ["--regions-table", "r", "--mrnn", "m", "--out", "o"],
     "detect_regions": ["--images", "i", "--out", "o"],
     "evaluate": ["--run", "r"],
     "extract_snippets": [*("--regions", "r", "--sentences", "s", "--alignment", "a", "--out", "o")],
@@ -75,20 +78,73 @@ def test_what_is_printed_gives_the_same_settings(name: str, start: Start, tmp_pa
     )
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_configs_that_come_along_fit_their_job(file: Path, start: Start) -> None:
-    name = "generate_scenes" if file.stem == "demo_scenes" else "pipeline"
+RECIPES = [file for file in sorted(CONFIGS.glob("*.yaml")) if file.stem != "demo_scenes"]
+
+TAKES = {
+    "caption_corpus": {"loading", "regions", "captions"},
+    "detect_regions": {"loading", "regions"},
+    "evaluate": {"snippets"},
+    "extract_snippets": {"snippets"},
+    "pipeline": {field.name for field in fields(Settings)},
+    "read_corpus": {"reader"},
+    "train_alignment": {"vocabulary", "alignment", "alignment_training"},
+    "train_mrnn": {"vocabulary", "captioner", "captioner_training"},
+    "reproduce": {field.name for field in fields(Settings)},
+    "tune": {"vocabulary", "alignment", "alignment_training"},
+}
+"""Of a recipe, by jobs: all but the one that draws scenes."""
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("name", TAKES)
+def test_a_recipe_fits_every_job(name: str, file: Path, start: Start, tmp_path: Path) -> None:
     ended = start(name, "--config", str(file), *NEEDED[name], "--print-config")
     assert (ended.code, ended.err) == (0, "")
-    if name == "pipeline":  # a recipe is also reproduced
-        argv = ["--config", str(file), *NEEDED["reproduce"]]
-        assert parse(reproduce.JobConfig, description="", argv=argv).recipe == "r"
-    given = yaml.safe_load(file.read_text())
     printed = yaml.safe_load(ended.out)
-    for part, settings in given.items():
-        for key, value in settings.items():
-            if "${" not in str(value):
-                assert printed[part][key] == value, f"{part}.{key}"
+    for key, value in flatten(yaml.safe_load(file.read_text())):
+        group, _, setting = key.partition(".")
+        here = group if name in ("pipeline", "reproduce") else group.split("_")[-1]
+        if group in TAKES[name] and "${" not in str(value):
+            assert printed[here][setting] == value, key
+    # What is printed is the job's own file.
+    (tmp_path / "printed.yaml").write_text(ended.out)
+    again = start(name, "--config", str(tmp_path / "printed.yaml"), "--print-config")
+    assert again.out == ended.out
+
+
+def test_the_scenes_of_the_demo_fit_their_job(start: Start) -> None:
+    file = CONFIGS / "demo_scenes.yaml"
+    ended = start("generate_scenes", "--config", str(file), "--out", "o", "--print-config")
+    assert yaml.safe_load(ended.out) == {"out": "o", **yaml.safe_load(file.read_text())}
+
+
+def test_all_settings_of_a_pipeline_fit_a_stage(start: Start, tmp_path: Path) -> None:
+    """But for its paths, which are others."""
+    flags = ("--captioner-training.epochs", "7", "--learn-from", "images")
+    printed = start("pipeline", *NEEDED["pipeline"], *flags, "--print-config").out
+    (tmp_path / "printed.yaml").write_text(printed)
+    config = ("--config", str(tmp_path / "printed.yaml"))
+    learn = start("train_mrnn", *config, *NEEDED["train_mrnn"], "--print-config").out
+    assert "learn_from: images" in learn
+    assert "epochs: 7" in learn
+    ended = start("train_mrnn", *config, *NEEDED["train_mrnn"][:-2])
+    assert ended.code == 2
+    assert "--out" in ended.err
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_what_no_job_knows_is_refused(name: str, start: Start, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("alignment: {embed_dmi: 3}\n")
+    ended = start(name, "--config", str(tmp_path / "recipe.yaml"), *NEEDED[name])
+    assert ended.code == 2
+    assert ended.err.endswith(
+        "there is no setting alignment.embed_dmi; did you mean alignment.embed_dim?\n"
+    )
+
+
+def test_these_are_all_settings_of_recipes() -> None:
+    own = {*fields(pipeline.JobConfig), *fields(reproduce.JobConfig)}
+    assert {one.name for one in own} == {one.name for one in fields(Settings)} | PATHS | OTHERS
 
 
 @every_job
@@ -96,7 +152,7 @@ def test_a_job_without_its_flags_names_them(name: str, start: Start) -> None:
     ended = start(name)
     assert ended.code == 2
     for flag in NEEDED[name][::2]:
-        if flag not in ("--images", "--snippets"):  # needed or not, depending on others
+        if flag not in ("--regions-table", "--snippets"):  # needed or not, depending on others
             assert flag in ended.err
 
 
@@ -338,6 +394,40 @@ def test_mistakes_end_in_one_line_before_ray_starts(
     assert ended.code == 2
     assert re.search(rf"^error: .*{message}", ended.err)
     assert ended.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("tables")
+def test_regions_are_as_the_models_but_for_what_is_given(start: Start) -> None:
+    def regions(*flags: str) -> RegionConfig:
+        argv = ["--images", ".", "--mrnn", "another_mrnn", "--out", "o", *flags]
+        return parse(caption_corpus.JobConfig, description="", argv=argv).regions
+
+    learned = RegionConfig(detector="onnx", weights="lost.onnx", maps=3)
+    assert regions() == learned
+    assert regions("--regions.maps", "2") == replace(learned, maps=2)
+    # Given, though it is the default.
+    typed = ("--regions.detector", "selective-search")
+    assert regions(*typed) == replace(learned, detector="selective-search")
+    Path("recipe.yaml").write_text("regions: {maps: 1}\n")
+    assert regions("--config", "recipe.yaml") == replace(learned, maps=1)
+    flags = ("--images", ".", "--mrnn", "another_mrnn", "--out", "o")
+    assert start("caption_corpus", *flags, *typed).code == "Ray"  # it needs no weights
+
+
+@pytest.mark.usefixtures("tables")
+def test_snippets_are_as_the_runs_but_for_what_is_given() -> None:
+    def snippets(*flags: str) -> SnippetConfig:
+        argv = ["--run", ".", *flags]
+        return parse(evaluate.JobConfig, description="", argv=argv).snippets
+
+    assert snippets() == SnippetConfig()  # the run does not know
+    made = SnippetConfig(beta=0.1, detector_weight=0.2, min_words=2)
+    origin = outputs.origin("extract_snippets", {"alignment": "alignment"}, snippets=made)
+    storage.commit("snippets", {"made_from": origin})
+    assert snippets() == made
+    assert snippets("--snippets.beta", "1.0") == replace(made, beta=1.0)
+    Path("recipe.yaml").write_text("snippets: {min_words: 1}\n")
+    assert snippets("--config", "recipe.yaml") == replace(made, min_words=1)
 
 
 @pytest.mark.parametrize(

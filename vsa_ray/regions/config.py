@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from vsa_ray import schema, storage
@@ -84,12 +83,6 @@ class RegionConfig:
             raise ValueError(
                 f"RegionConfig.image_side must be a multiple of {STRIDE}, got {self.image_side}"
             )
-
-    def like(self, made: Mapping[str, Any]) -> RegionConfig:
-        """These settings, but where they are the defaults those of `made` (see `made_with`)."""
-        defaults = RegionConfig()
-        unset = (name for name in made if getattr(self, name) == getattr(defaults, name))
-        return replace(self, **{name: made[name] for name in unset})
 
     def check(self) -> None:
         """Names and files, before anything is loaded: call it before a cluster starts to work.
