@@ -32,16 +32,17 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     run: str
-    """Where jobs.pipeline put its outputs."""
+    """The --out of jobs.pipeline, or any folder with tables and models under the same names."""
 
     split: str = "test"
     """The split to measure on: test, or dev while settings are being chosen."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How the words in the gallery are aligned; detector_weight also counts in the grounding."""
+    """How the words in the gallery are put on regions. detector_weight also changes the measured
+    grounding."""
 
     gallery_images: int = 200
-    """Pictures in the gallery; 0 makes none."""
+    """Pictures in the gallery at most; 0 makes no gallery."""
 
     def check(self) -> None:
         if self.gallery_images < 0:
