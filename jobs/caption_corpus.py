@@ -35,36 +35,39 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     images: str = ""
-    """A folder or s3:// prefix of images, a list of URIs (.txt, .csv, .parquet), tar files, Parquet
-    with the images in it, or an images table (see jobs.read_corpus)."""
+    """The images: a folder or s3:// prefix with images at any depth, a list of URIs (.txt, .csv,
+    .parquet), a tar file or a folder of them, Parquet with the images' bytes in it, or an images
+    table of jobs.read_corpus."""
 
     regions_table: str = ""
-    """Made by jobs.detect_regions: caption these instead of --images."""
+    """A table made by jobs.detect_regions, to caption its regions instead of --images."""
 
     mrnn: str
-    """Made by jobs.train_mrnn. Of --images, what is not given of the regions' settings is as of
-    those that it learned from."""
+    """The model, made by jobs.train_mrnn. Regions of --images are made with the settings of those
+    that it learned from, except for those that are given here."""
 
     out: str
-    """Where the captions table goes."""
+    """Where the captions table goes: a folder, or s3://bucket/prefix."""
 
     format: Literal["parquet", "jsonl"] = "parquet"
-    """Of its files; "jsonl" is a JSON object a line."""
+    """Format of its files; "jsonl" has a JSON object on each line."""
 
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     batch_size: int = 32
-    """Images that a model sees at once."""
+    """Images that are loaded and go through the models together. More of them need more memory."""
 
     num_actors: int = 0
-    """Processes that hold each model; 0 is one a GPU, or else one a CPU."""
+    """Processes that hold each model. 0 is one for each GPU, or one for each CPU where there is no
+    GPU."""
 
     max_error_rate: float = 0.5
-    """The job stops when a larger share of the images fails."""
+    """The job stops when a larger share of the images than this fails; 1 never stops it."""
 
     retry_failed: bool = False
-    """Make the rows of a finished table anew that failed, say since their access was denied."""
+    """Make the failed rows of a finished table again, for example once access is no longer
+    denied. A table that is not finished just goes on."""
 
     def check(self) -> None:
         detect_regions.check_batch(self)

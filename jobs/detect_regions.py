@@ -29,25 +29,28 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     images: str
-    """A folder or s3:// prefix of images, a list of URIs (.txt, .csv, .parquet), tar files, Parquet
-    with the images in it, or an images table (see jobs.read_corpus)."""
+    """The images: a folder or s3:// prefix with images at any depth, a list of URIs (.txt, .csv,
+    .parquet), a tar file or a folder of them, Parquet with the images' bytes in it, or an images
+    table of jobs.read_corpus."""
 
     out: str
-    """Where the regions table goes."""
+    """Where the regions table goes: a folder, or s3://bucket/prefix."""
 
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     batch_size: int = 32
-    """Images that a detector sees at once."""
+    """Images that are loaded and go through the models together. More of them need more memory."""
 
     num_actors: int = 0
-    """Processes that hold the models; 0 is one a GPU, or else one a CPU."""
+    """Processes that hold the detector and the backbone. 0 is one for each GPU, or one for each CPU
+    where there is no GPU."""
 
     max_error_rate: float = 0.5
-    """The job stops when a larger share of the images fails."""
+    """The job stops when a larger share of the images than this fails; 1 never stops it."""
 
     retry_failed: bool = False
-    """Make the rows of a finished table anew that failed, say since their access was denied."""
+    """Make the failed rows of a finished table again, for example once access is no longer
+    denied. A table that is not finished just goes on."""
 
     def check(self) -> None:
         check_batch(self)

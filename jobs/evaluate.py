@@ -42,11 +42,11 @@ class JobConfig:
     """The split to measure on: test, or dev while settings are being chosen."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How the words in the gallery are aligned; detector_weight also counts in the grounding. What
-    is not given is as RUN/snippets was made, if it is there."""
+    """How the words in the gallery are put on regions; detector_weight also changes the measured
+    grounding. What is not given is as RUN/snippets was made, if it is there."""
 
     gallery_images: int = 200
-    """Pictures in the gallery; 0 makes none."""
+    """Pictures in the gallery at most; 0 makes no gallery."""
 
     def inherited(self) -> Self:
         """With the snippets as those of the run were made, if they were."""

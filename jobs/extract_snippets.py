@@ -25,23 +25,24 @@ from vsa_ray.vocabulary import Vocabulary
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     regions: str
-    """Made by jobs.detect_regions."""
+    """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """Made by jobs.read_corpus."""
+    """The sentences table, made by jobs.read_corpus."""
 
     alignment: str
-    """Made by jobs.train_alignment."""
+    """The model, made by jobs.train_alignment."""
 
     out: str
     """Where the snippets table goes."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
     batch_size: int = 64
-    """Images that a worker aligns at once."""
+    """Images whose sentences a process aligns at once."""
 
     num_actors: int = 0
-    """Processes that hold the model; 0 is one a GPU, or else one a CPU."""
+    """Processes that hold the model. 0 is one for each GPU, or one for each CPU where there is no
+    GPU."""
 
     def check(self) -> None:
         require_table(self.regions, "--regions")

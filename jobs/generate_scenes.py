@@ -19,7 +19,7 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     out: str
-    """A folder, or s3://bucket/prefix."""
+    """Where the corpus goes: a folder, or s3://bucket/prefix."""
 
     scenes: SceneConfig = field(default_factory=SceneConfig)
 

@@ -91,7 +91,11 @@ def _give_up(message: str, code: int) -> NoReturn:
 
 
 def start_ray() -> None:
-    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start Ray on this machine."""
+    """Join a cluster, or else start Ray on this machine.
+
+    The cluster is that of RAY_ADDRESS (`ray job submit` sets it), or without it the one that
+    `ray start` has started on this machine.
+    """
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says: tokens are on
     if not ray.is_initialized():
         logger.info("starting Ray")

@@ -54,16 +54,17 @@ OUTPUTS = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig(Settings):
     corpus: str
-    """Where the corpus is: a folder, or s3://bucket/prefix."""
+    """The folder, or s3://bucket/prefix, below which images and sentences are."""
 
     out: str
     """Where everything goes: a folder, or s3://bucket/prefix."""
 
     learn_from: Literal["both", "images", "snippets"] = "both"
-    """What the captioner learns from: whole images, boxes with snippets, or both."""
+    """What the captioner learns to describe: "images" are whole images with their sentences,
+    "snippets" are boxes with their pieces of sentences, "both" is one model for the two."""
 
     gallery_images: int = 200
-    """Test pictures in the gallery; 0 makes none."""
+    """Test pictures in the gallery at most; 0 makes no gallery."""
 
     def check(self) -> None:
         if self.gallery_images < 0:

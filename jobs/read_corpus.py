@@ -25,10 +25,10 @@ TABLES = ("images", "sentences", "phrases")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     corpus: str
-    """Where the corpus is: a folder, or s3://bucket/prefix."""
+    """The folder, or s3://bucket/prefix, below which images and sentences are."""
 
     out: str
-    """The tables become OUT/images, OUT/sentences and OUT/phrases."""
+    """Folder, or s3://bucket/prefix, for the tables OUT/images, OUT/sentences and OUT/phrases."""
 
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 

@@ -66,24 +66,29 @@ DETECTOR = "weights/picodet_s/picodet_s_416_coco.onnx"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig(Settings):
     data: str
-    """The folder that holds data/flickr8k, data/flickr30k_entities and weights/picodet_s. Phrases
-    and the detector are those; snippets.beta and snippets.detector_weight are chosen on dev."""
+    """The folder that holds data/flickr8k, data/flickr30k_entities and
+    weights/picodet_s/picodet_s_416_coco.onnx. These are always used: reader.phrases,
+    regions.detector and regions.weights are ignored. So are snippets.beta and
+    snippets.detector_weight, which the job chooses on dev."""
 
     out: str
     """Where tables and models go: a folder, or s3://bucket/prefix."""
 
     results: str
-    """The file to write, named after the recipe: docs/results/flickr8k.json."""
+    """The JSON file to write. Its name is the recipe's name: docs/results/flickr8k.json. README.md
+    beside it becomes the page of all results in that folder."""
 
     seeds: int = 3
-    """Of the models in the headline rows."""
+    """How often the models of the headline rows are trained, with the seeds 0, 1, ...; those rows
+    are means over the seeds. All other models are trained once."""
 
     other_losses: bool = True
-    """Whether models that learn by the other losses are trained too, to compare them on dev."""
+    """Whether the alignment is also trained by each loss that the recipe does not use, to compare
+    the losses on dev."""
 
     at_once: int = field(default=0, metadata=HOW)
-    """Models that are trained, or measured, side by side; 0 is one a GPU, or a CPU where there is
-    none, of each worker, up to 4."""
+    """How many models are trained or measured at the same time. 0 is as many as there is a GPU (or
+    a CPU, where there is no GPU) for each of their workers, and 4 at most."""
 
     def check(self) -> None:
         if self.seeds < 1:

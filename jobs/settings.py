@@ -23,34 +23,34 @@ from vsa_ray.vocabulary import VocabularyConfig
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """What is read of the corpus."""
+    """Which layout the corpus has, and which of its images are read."""
 
     loading: ImageConfig = field(default_factory=ImageConfig)
-    """How images are fetched."""
+    """How image files are read and decoded."""
 
     regions: RegionConfig = field(default_factory=RegionConfig)
-    """How boxes are found, and described by a CNN."""
+    """How boxes are found in images and described by a CNN."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    """Words of both models."""
+    """Which words both models know."""
 
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    """Sizes of the alignment model, its score and its loss."""
+    """The model that aligns words with regions: its sizes, its score and its loss."""
 
     alignment_training: TrainConfig = field(default_factory=TrainConfig)
     """How the alignment model trains."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How sentences are cut, each piece on its region."""
+    """How sentences are cut into pieces, each on a region."""
 
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
-    """Sizes of the model that writes."""
+    """The model that writes: its kind and its sizes."""
 
     captioner_training: TrainConfig = field(default_factory=TrainConfig)
     """How the model that writes trains."""
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
-    """How sentences are written."""
+    """How the trained model writes its sentences."""
 
 
 PATHS = frozenset({"corpus", "data", "out", "results"})

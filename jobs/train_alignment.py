@@ -35,16 +35,17 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     regions: str
-    """Made by jobs.detect_regions."""
+    """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """Made by jobs.read_corpus."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
 
     out: str
-    """Where the model goes."""
+    """Where the model goes: a folder, or s3://bucket/prefix."""
 
     resume: bool = False
-    """Go on with a training that was begun at --out and not finished; without, it is refused."""
+    """Go on with a training that was begun at --out and has a checkpoint. Without this flag such a
+    training is refused, so that nothing is gone on with by mistake."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)

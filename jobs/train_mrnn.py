@@ -40,22 +40,24 @@ describes later has to be made alike."""
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     regions: str
-    """Made by jobs.detect_regions."""
+    """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """Made by jobs.read_corpus."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
 
     snippets: str = ""
-    """Made by jobs.extract_snippets; not needed to learn from whole images alone."""
+    """The snippets table, made by jobs.extract_snippets. Not needed with --learn-from images."""
 
     out: str
-    """Where the model goes."""
+    """Where the model goes: a folder, or s3://bucket/prefix."""
 
     resume: bool = False
-    """Go on with a training that was begun at --out and not finished; without, it is refused."""
+    """Go on with a training that was begun at --out and has a checkpoint. Without this flag such a
+    training is refused, so that nothing is gone on with by mistake."""
 
     learn_from: Literal["both", "images", "snippets"] = "both"
-    """Whole images with their sentences, boxes with their snippets, or both."""
+    """What the model learns to describe: "images" are whole images with their sentences,
+    "snippets" are boxes with their pieces of sentences, "both" is one model for the two."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)

@@ -35,13 +35,14 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     regions: str
-    """Made by jobs.detect_regions."""
+    """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """Made by jobs.read_corpus."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
 
     out: str
-    """Where the result of the search goes, and every trial's model."""
+    """Where the result of the search and the models of all trials go: a folder, or
+    s3://bucket/prefix."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)

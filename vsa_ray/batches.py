@@ -25,7 +25,7 @@ LOG_AREA, LOG_CONFIDENCE = 4, 5
 """Which of these numbers."""
 
 LEAST_SHARE = 1e-4
-"""Stands for shares and confidences below it: the log of 0 is no number, and of less no news."""
+"""Smaller shares and confidences count as this much: the log of 0 is not finite."""
 
 Seen = Literal["all", "boxes", "whole_image"]
 """Which regions of its images a model sees."""

@@ -60,7 +60,8 @@ class GalleryWord:
 
     text: str
     region: int | None
-    """Index into the picture's regions; None for a word outside the vocabulary."""
+    """Index into the picture's regions; None for a word in no snippet: of a run shorter than
+    snippets.min_words, or unknown to the model and not within a run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

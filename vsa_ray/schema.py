@@ -16,11 +16,23 @@ Boxes are `[x1, y1, x2, y2]`, absolute pixels of the decoded (EXIF-rotated) imag
 x2 and y2 exclusive. In a `regions` row, region 0 is always the whole image; detections follow, the
 most confident first. Fewer than 19 detections is normal: nothing is ever padded in a table.
 
-Shape suffixes, one letter an axis (`sims_BRW`): B images of a batch, C sentences (captions) of a
-batch, R regions of an image, P regions of all images of a batch end to end, W words of all
-sentences of a batch end to end, T word positions of a padded sentence, D the space that regions and
-words share, F the CNN feature, H hidden units, V vocabulary, K beams, M regions as states of the
-chain, N workers. A small letter is a part of an axis, or one thing of it.
+Shape suffixes, one letter an axis (`sims_BRW` is images x regions x words):
+
+    B  images of a batch                      C  sentences of a batch
+    R  regions of an image                    P  regions of all images of a batch, end to end
+    T  word positions of one sentence         W  words of all sentences of a batch, end to end
+    D  the space that regions and words share
+    F  numbers of a CNN feature               V  vocabulary
+    H  hidden units                           G  inputs of a recurrent cell: H, or 4 H of an LSTM
+    K  beams of an image                      A  images whose captions are still being written
+    L  classes of a detector                  M  regions as states of the chain
+    N  workers of a training                  U  pairs of an image and a word with a gradient
+    Q  queries of a metric
+
+Some letters mean something else in one place: N is also the tokens or rows of
+a step (mrnn/), training images (metrics/captions.py) and boxes (metrics/grounding.py, where P is
+phrases); Q groups of words (mrnn/beam.py); L the longest of some lists (alignment/distillation.py).
+A digit is an axis of that length; a small letter is a part of an axis, or one thing of it.
 """
 
 from __future__ import annotations
@@ -90,8 +102,11 @@ REGIONS = pa.schema(
         "scores": pa.list_(pa.float32()),  # (R,) confidence of the detector; 1 for the whole image
         "labels": pa.list_(pa.string()),  # (R,) class of the detector, "" where it has none
         "features": pa.list_(pa.list_(pa.float16())),  # (R, F)
-        "status": pa.string(),  # "ok", or the kind of failure (images/); then the lists are empty
-        "error": pa.string(),  # null where status is "ok"
+        # "ok", or why there are no regions: "missing", "access_denied", "timeout", "empty",
+        # "not_an_image", "truncated", "too_large", "unreadable" or "crashed" (images/failures.py).
+        # Then width and height are 0 and the lists are empty.
+        "status": pa.string(),
+        "error": pa.string(),  # the same for people; null where status is "ok"
     }
 )
 """One row an image, in 20 regions or fewer."""
@@ -101,33 +116,40 @@ SNIPPETS = pa.schema(
         "sentence_id": pa.string(),
         "image_id": pa.string(),
         "split": pa.string(),
-        "words": WORDS,
+        "words": WORDS,  # all of the sentence, known to the model or not
+        # In order of the words. Words that are in none: those of runs of fewer known words than
+        # snippets.min_words, and unknown ones that do not stand within a run.
         "snippets": pa.list_(
             pa.struct(
                 {
-                    "region": pa.int32(),  # index into the image's regions row
-                    "box": BOX,
+                    "region": pa.int32(),  # index into the image's regions row; 0: whole image
+                    "box": BOX,  # of that region
                     "first": pa.int32(),  # words[first:stop] went to this region
                     "stop": pa.int32(),
-                    "score": pa.float32(),  # mean over the words of v_i . s_t
+                    "score": pa.float32(),  # mean over the known words of v_i . s_t
                 }
             )
         ),
     }
 )
-"""One row a sentence, cut by the chain MRF into maximal runs of words on one region."""
+"""One row a sentence of an image with status "ok" that has a known word, cut by the chain MRF into
+maximal runs of words on one region."""
 
 CAPTIONS = pa.schema(
     {
         "image_id": pa.string(),
         "uri": pa.string(),
-        "caption": pa.string(),
+        "caption": pa.string(),  # of the whole image; null where status is not "ok"
+        # Natural log of the caption's probability: the sum over its words, and its END unless
+        # captions.max_words cut it short. Not divided by the length. Null where the caption is.
         "log_prob": pa.float32(),
+        # The detected boxes: regions[i] is region i + 1 of the image's regions row, since region 0
+        # has the caption above. Empty where nothing was detected or status is not "ok".
         "regions": pa.list_(
             pa.struct({"box": BOX, "caption": pa.string(), "log_prob": pa.float32()})
         ),
-        "status": pa.string(),
-        "error": pa.string(),
+        "status": pa.string(),  # as in REGIONS
+        "error": pa.string(),  # as in REGIONS
     }
 )
 """One row an image: its caption, and one for each of its boxes."""

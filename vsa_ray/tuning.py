@@ -34,26 +34,27 @@ Settings = dict[str, Any]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     trials: int = 8
-    """Proposals to try."""
+    """How many combinations of settings are tried, each by a training."""
 
     concurrent_trials: int = 1
-    """Trials at once; each takes as many workers as a training does."""
+    """Trainings that run at the same time, each with training.num_workers processes."""
 
     margin: tuple[float, float] = (0.05, 2.0)
-    """Lowest and highest margin of the ranking loss, searched on a logarithmic scale; the softmax
-    has none."""
+    """Lowest and highest alignment.margin that is tried, on a logarithmic scale. Not used with the
+    softmax loss, which has no margin."""
 
     embed_dim: tuple[int, ...] = (256, 512, 1000)
-    """Sizes of the space of regions and words."""
+    """The values of alignment.embed_dim that are tried."""
 
     learning_rate: tuple[float, float] = (1e-4, 1e-2)
-    """Lowest and highest learning rate, searched on a logarithmic scale."""
+    """Lowest and highest training.learning_rate that is tried, on a logarithmic scale."""
 
     grace_epochs: int = 3
-    """No trial is stopped before so many epochs; only those that are measured count."""
+    """Epochs that every trial may train before it can be stopped for being worse than others. It is
+    judged only after epochs that are measured, see training.measure_every."""
 
     seed: int = 0
-    """Of the proposals."""
+    """Decides which combinations are proposed."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "concurrent_trials", "grace_epochs"):

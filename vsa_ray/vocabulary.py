@@ -33,7 +33,8 @@ def tokenise(text: str) -> list[str]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VocabularyConfig:
     min_count: int = 5
-    """How often a word has to occur in the training sentences to be known."""
+    """How often a word has to occur in the training sentences to be known to the models. Rarer
+    words are left out of the sentences. Lower it for a corpus of few sentences."""
 
     def __post_init__(self) -> None:
         if self.min_count < 1:

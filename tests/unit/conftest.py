@@ -103,7 +103,7 @@ def vocabulary() -> Vocabulary:
 
 @pytest.fixture
 def aligner(vocabulary: Vocabulary) -> Aligner:
-    """See the module."""
+    """Its v_i . s_t is the feature of region i at the id of word t."""
     size = len(vocabulary)
     config = AlignmentConfig(embed_dim=size, hidden_dim=size, word_dim=size, dropout=0.0)
     model = AlignmentModel(config, feature_dim=size, vocabulary_size=size)

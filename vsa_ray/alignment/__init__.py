@@ -1,14 +1,11 @@
 """Alignment: regions and words in one space, the score of an image and a sentence, its training.
 
-    model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
-                (recurrence.py: both directions of the network)
-    scores.py   Eq. 8: regions, words -> scores_BC
-    losses.py   Eq. 9, and two other ranking losses, over any number of workers
-    distillation.py  what a detector knows of its boxes, taught to the model
-    config.py   all options
-
-Besides the letters of `schema.py`, P is the regions of all images of a batch, end to end, as W is
-the words of all sentences.
+model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
+            (recurrence.py: both directions of the network)
+scores.py   Eq. 8: regions, words -> scores_BC
+losses.py   Eq. 9, and two other ranking losses, over any number of workers
+distillation.py  what a detector knows of its boxes, taught to the model
+config.py   all options
 """
 
 from vsa_ray.alignment.config import AlignmentConfig

@@ -17,48 +17,57 @@ class AlignmentConfig:
     """Sizes of the alignment model, its score and its loss."""
 
     regions: Seen = "all"
-    """What the model sees of an image: "all" its regions (the paper), its "boxes" alone, or the
-    "whole_image" alone. Of an image without a box it always sees the whole."""
+    """Which regions of an image the model sees: "all" (the paper), only the detected "boxes", or
+    only the "whole_image", which suits search but finds no boxes. An image in which nothing was
+    detected is always seen as a whole."""
 
     text: Text = "brnn"
-    """What a word's vector knows: the sentence around it ("brnn", the paper), or its word alone
-    ("words": one vector of `embed_dim` for each, `hidden_dim` and `word_dim` are not used)."""
+    """How words become vectors: by a recurrent network that reads the whole sentence in both
+    directions ("brnn", the paper), or by a table with one vector for each word ("words": faster,
+    and better on Flickr8k; hidden_dim and word_dim are not used)."""
 
     embed_dim: int = 1000
-    """Size of the space that regions and words share."""
+    """Numbers of the vectors of regions and words, which are compared with one another."""
 
     hidden_dim: int = 512
-    """Hidden units of the recurrent network, in each direction."""
+    """Hidden units of the recurrent network (text "brnn"), in each direction."""
 
     word_dim: int = 300
-    """Size of a word vector."""
+    """Numbers of a word's vector at the input of the recurrent network (text "brnn")."""
 
     dropout: float = 0.5
-    """Share of inputs dropped before every layer but the recurrent ones, in training."""
+    """Share of the inputs of each layer, except the recurrent ones, that is set to 0 at random in
+    training. More of it works against overfitting; with score "sum" it cost recall."""
 
     score: Score = "sum"
-    """A sentence's score from its words' best products: their "sum" (the paper), that divided by
-    the square root of the sentence's length ("sqrt_length"), or the mean over its words where
-    regions and words have length 1 ("cosine"). In "sentence_cosine" regions have length 1, and so
-    has the sum of a sentence's words: those that say little may be short."""
+    """How an image and a sentence are scored. Each word takes its best product v_i . s_t with a
+    region of the image. "sum" adds these up (the paper). "sqrt_length" divides that sum by the
+    square root of the number of words. "cosine" brings all vectors to length 1 and takes the mean
+    over the words. "sentence_cosine" brings regions to length 1, and the words of a sentence
+    together: their sum has length 1, so words that say little can have short vectors."""
 
     loss: Loss = "sum_of_hinges"
-    """Over all false pairs of the global batch (the paper), over the hardest one of each image and
-    sentence, or the log-probability of the true one ("softmax")."""
+    """What training minimises over a global batch. "sum_of_hinges": every false pair of an image
+    and a sentence has to score less than the true one by the margin (the paper).
+    "hardest_negative": only the best-scored false pair of each image and each sentence counts.
+    "softmax": the true pair's probability among all of them, best with cosines."""
 
     detections: bool = False
-    """Whether the model sees, beside a region's feature, where its box is, how large, and how sure
-    the detector is of it: what a crop does not show."""
+    """Whether a region's feature is followed by six numbers more: the box's corners in shares of
+    the image, the log of its area and the log of the detector's confidence."""
 
     distillation: float = 0.0
-    """How much the model also learns what the detector knows of its boxes, to align words with
-    regions as it would (distillation.py). For scores that are cosines."""
+    """Weight of a second loss, by which words learn to choose the regions that the detector's
+    classes, confidence and box sizes speak for (alignment/distillation.py); it improves grounding.
+    0 is without. Needs score "cosine" or "sentence_cosine" and a detector with classes."""
 
     margin: float = 1.0
-    """How much a true pair must beat a false one before a hinge is zero."""
+    """By how much a true pair has to outscore a false one before the loss of the two is 0, in units
+    of the score. Not used by "softmax"."""
 
     temperature: float = 0.05
-    """What scores are divided by before the softmax; right for cosines, far too low for "sum"."""
+    """Scores are divided by this before the softmax; used by loss "softmax" alone. The default fits
+    cosines; for score "sum" take about 1."""
 
     def __post_init__(self) -> None:
         for name in ("embed_dim", "hidden_dim", "word_dim"):

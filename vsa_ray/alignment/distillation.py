@@ -102,7 +102,7 @@ def distillation_loss(
 
 
 def _padded(rows: Tensor, lengths_B: Tensor, value: float = 0.0) -> Tensor:
-    """(B, longest, ...), the value behind what is shorter.
+    """(B, L, ...), L the longest, the value behind what is shorter.
 
     Gathered, since the gradient of torch's pad_sequence takes a copy of the whole for each thing.
     """

@@ -31,14 +31,16 @@ READERS = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderConfig:
     format: Format = "auto"
-    """How the corpus is laid out; "auto" looks at its files. "folder" is images alone."""
+    """Layout of the corpus; "auto" tells it by the names of the files. "folder" is images without
+    sentences."""
 
     phrases: str = ""
-    """Flickr30k Entities, whose people's boxes grounding is measured against: a directory with
-    Annotations/ and Sentences/, or annotations.tar.xz. Empty: none."""
+    """Optional: Flickr30k Entities, the boxes that people drew for phrases of the sentences, to
+    measure grounding against: a directory with Annotations/ and Sentences/, or annotations.tar.xz.
+    Empty leaves grounding out."""
 
     max_train: int = 0
-    """Read only so many images of the train split, drawn by `seed`; 0 reads all."""
+    """Read at most so many images of the train split, drawn at random; 0 reads all."""
 
     max_dev: int = 0
     """The same for dev."""
@@ -47,14 +49,15 @@ class ReaderConfig:
     """The same for test."""
 
     dev_share: float = 0.0
-    """Of a corpus that has no dev split: the share of its train images, drawn by `seed`, that
-    become one. Where no image is in a split at all, they all count as train."""
+    """For a corpus without a dev split: the share of its train images that becomes one, drawn at
+    random; 0.1 is a tenth. Where no image is in any split, all count as train first."""
 
     test_share: float = 0.0
     """The same for a corpus that has no test split."""
 
     seed: int = 0
-    """Which images a limit or a share keeps. A higher limit keeps the same ones and more."""
+    """Decides which images the limits and shares above draw. A higher limit keeps the same ones and
+    adds others."""
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):

@@ -17,7 +17,14 @@ from vsa_ray.evaluation.boxes import (
 from vsa_ray.evaluation.captions import captioning, write_captions
 from vsa_ray.evaluation.labels import LabelWords, label_words
 from vsa_ray.evaluation.phrases import Hints, PhraseScores, choose, grounding, phrase_scores
-from vsa_ray.evaluation.ranking import Pairs, pairs, retrieval, retrieval_by, retrieval_scores
+from vsa_ray.evaluation.ranking import (
+    Pairs,
+    pairs,
+    retrieval,
+    retrieval_by,
+    retrieval_scores,
+    text_scores,
+)
 
 __all__ = [
     "Hints",
@@ -36,5 +43,6 @@ __all__ = [
     "retrieval",
     "retrieval_by",
     "retrieval_scores",
+    "text_scores",
     "write_captions",
 ]

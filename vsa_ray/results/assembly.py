@@ -17,7 +17,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def assemble(found: Mapping[str, Any]) -> dict[str, Any]:
-    """See the module.
+    """Bring the parts of a reproduction together, as means and deviations over the seeds.
 
     Args:
         found: what Recipe measures: `choice`; `retrieval`, `grounding`, `chain`, `captions` and

@@ -48,7 +48,7 @@ def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """See the module."""
+    """Where the tables and models of a recipe are; each method measures one part of its results."""
 
     tables: str
     models: str

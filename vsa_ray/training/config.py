@@ -10,61 +10,76 @@ import torch
 from torch import nn
 
 HOW = {"made_from": False}
-"""Of settings that change nothing about the result: a training may go on with others."""
+"""Of settings that change nothing about the result: a training that was stopped may go on with
+other values of them, and with no others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     epochs: int = 20
-    """Passes over the training images."""
+    """Passes over the training images. The model of the epoch that was best on dev is kept."""
 
     batch_size: int = 100
-    """Images of a global batch at most, over all workers. An epoch is cut into equal ones."""
+    """Images that one step learns from, over all workers together. An epoch is cut into batches of
+    equal size, none larger than this. The alignment compares the images of a batch with one
+    another, so a larger batch gives it harder comparisons and fewer steps."""
 
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
-    """sgd has momentum 0.9, rmsprop the smoothing 0.999 of the authors' code."""
+    """How gradients become steps. adam is AdamW; sgd has a momentum of 0.9; rmsprop smooths with
+    0.999, as the authors' code does. Each needs a learning rate of its own."""
 
     learning_rate: float = 3e-4
-    """Of the first epoch, after warmup_steps."""
+    """Step size in the first epoch, once warmup_steps are over. Lower it where the loss becomes NaN
+    or the log says that the model has collapsed."""
 
     schedule: Literal["constant", "cosine"] = "cosine"
-    """cosine falls from learning_rate to 0 over all epochs."""
+    """Step size of later epochs: constant, or falling from learning_rate towards 0 along a cosine,
+    once an epoch, so that it depends on the number of epochs."""
 
     warmup_steps: int = 0
-    """Over so many steps the rate rises to that of its epoch: Adam's first ones, of gradients that
-    it has hardly seen yet, can put a model where it tells nothing apart."""
+    """Steps at the beginning in which the step size rises from 0 to its full value. Without them
+    (0) the first steps of adam and rmsprop can be so large that the model collapses: it gives the
+    same score to everything."""
 
     weight_decay: float = 0.0
-    """adam takes this share of every weight off it a step, times the learning rate; sgd and rmsprop
-    add it, times the weight, to the gradient after its cut."""
+    """How strongly weights are pulled towards 0; 0 does not. adam makes a weight w smaller by
+    learning_rate * weight_decay * w at each step; sgd and rmsprop add weight_decay * w to the
+    gradient, after max_gradient."""
 
     max_gradient: float = 5.0
-    """Every element of a gradient is cut at plus and minus this (the paper: important)."""
+    """Every number of a gradient is clipped to [-max_gradient, max_gradient] (the paper calls this
+    important). Lower it where a training becomes unstable."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of products, and of the vectors that workers exchange; weights, sums and losses are float32.
-    bfloat16 is faster where the processor has it: GPUs, and CPUs with AVX512-BF16 or AMX."""
+    """Number format of matrix products and of the vectors that workers send one another; weights
+    and losses stay float32. Set bfloat16 for speed where the processor has it (GPUs, and CPUs with
+    AVX512-BF16 or AMX); others imitate it, slowly."""
 
     num_workers: int = 1
-    """Processes, one a GPU, or sharing the CPUs."""
+    """Processes that train one model together: each on a GPU of its own, or, on a cluster without
+    GPUs, all sharing the CPUs. The global batch stays batch_size."""
 
     min_workers: int = field(default=0, metadata=HOW)
-    """Fewest processes that training goes on with while nodes are missing; the global batch stays
-    as it is. 0 waits until there is room for num_workers."""
+    """Fewest processes that a training starts or goes on with where there is no room for
+    num_workers, say after the loss of a node; the global batch stays the same. 0 waits until there
+    is room for all."""
 
     checkpoint_minutes: float = field(default=10.0, metadata=HOW)
-    """A checkpoint is written so often within an epoch, beside the one at its end."""
+    """Minutes between checkpoints within an epoch; one more is written after every epoch. A kill
+    costs at most the work since the last one."""
 
     measure_every: int = 1
-    """Epochs from one measurement on dev to the next; the last one is always measured. The model
-    that is kept is the best of those that were."""
+    """Measure on dev after every so many epochs, and always after the last. Only measured epochs
+    can become the kept model. Raise it where measuring takes as long as an epoch."""
 
     seed: int = 0
-    """Of the first weights, the order of the images, their sentences, and dropout."""
+    """Decides all that is random: the first weights, the order of the images, which sentence of an
+    image is learned from in an epoch, and dropout."""
 
     shuffle_images: int = 20_000
-    """Images that every worker shuffles at once, some 50 kB each in the object store. A corpus of
-    no more is shuffled fully, a larger one in parts; see training/order.py."""
+    """A corpus of up to so many images is shuffled fully in every epoch. A larger one is shuffled
+    within windows of so many images a worker, so that a step needs few parts of the table; see
+    training/order.py. An image takes some 50 kB in Ray's object store."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "num_workers", "shuffle_images", "measure_every"):

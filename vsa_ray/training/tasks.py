@@ -63,7 +63,8 @@ class Pair:
 
 
 class Task(Protocol):
-    """See the module. Plain data, so that it travels to the workers."""
+    """What a training learns: model, batches, loss and dev score. Plain data, so that it travels to
+    the workers."""
 
     score: ClassVar[str]
     """The dev metric that says which epoch was best; higher is better."""
