@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from jobs.launch import launch, require_split, require_table
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
-from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment import AlignmentConfig, LabelWords, label_words
 from vsa_ray.config import ConfigError
-from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from vsa_ray import batches, evaluation, metrics, schema, storage, texts
-from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment import AlignmentConfig, LabelWords
 from vsa_ray.alignment.distillation import prior
 from vsa_ray.checkpoints import Aligner, Captioner
-from vsa_ray.evaluation import LabelWords
-from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.mrnn import CaptionerConfig, write_captions
 from vsa_ray.training import tasks
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.tasks import AlignmentTask, CaptionTask
@@ -281,7 +280,7 @@ def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     caption: CaptionTask, captioner: Captioner, regions: pa.Table
 ) -> None:
     found = caption.evaluate(captioner.model)
-    written = evaluation.write_captions(
+    written = write_captions(
         captioner.model,
         captioner.vocabulary,
         batches.whole_image_features(regions.slice(2, 2)),

@@ -5,6 +5,7 @@
     scores.py   Eq. 8: regions, words -> scores_BC
     losses.py   Eq. 9, and two other ranking losses, over any number of workers
     distillation.py  what a detector knows of its boxes, taught to the model
+    labels.py   what the names of a detector's classes say of words
     config.py   all options
 
 Besides the letters of `schema.py`, P is the regions of all images of a batch, end to end, as W is
@@ -13,6 +14,7 @@ the words of all sentences.
 
 from vsa_ray.alignment.config import AlignmentConfig
 from vsa_ray.alignment.distillation import Detected, distillation_loss
+from vsa_ray.alignment.labels import LabelWords, label_words
 from vsa_ray.alignment.losses import Gather, alone, ranking_loss
 from vsa_ray.alignment.model import AlignmentModel
 from vsa_ray.alignment.scores import MAX_REGIONS, Score, image_sentence_scores
@@ -23,9 +25,11 @@ __all__ = [
     "AlignmentModel",
     "Detected",
     "Gather",
+    "LabelWords",
     "Score",
     "alone",
     "distillation_loss",
     "image_sentence_scores",
+    "label_words",
     "ranking_loss",
 ]

@@ -3,7 +3,7 @@
 The ranking loss says which sentence belongs to an image, and leaves open which of its words belong
 to which region: a part of the right thing, or what always stands beside it, serves as well. A
 detector knows how sure it is of a box, how large it is, and its class; and which class a word means
-can be learned from the images that it is said of (evaluation/labels.py). So, for each run of words,
+can be learned from the images that it is said of (labels.py). So, for each run of words,
 the model is to agree with what it thinks itself and the detector knows, together: knowledge
 distillation, for grounding after Wang et al., "Improving Weakly Supervised Visual Grounding by
 Contrastive Knowledge Distillation" (CVPR 2021).

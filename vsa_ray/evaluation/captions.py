@@ -7,14 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from vsa_ray import batches, metrics
-from vsa_ray.mrnn import MultimodalRNN, beam_search
-from vsa_ray.vocabulary import Vocabulary, tokenise
+from vsa_ray.vocabulary import tokenise
 
 
 def captioning(
@@ -92,17 +89,3 @@ def _sentences_by_image(sentences: pa.Table) -> dict[str, list[str]]:
     for image_id, text in zip(*columns, strict=True):
         by_image.setdefault(image_id, []).append(text)
     return by_image
-
-
-def write_captions(
-    model: MultimodalRNN,
-    vocabulary: Vocabulary,
-    features_BF: npt.NDArray[np.generic],
-    *,
-    beam_size: int,
-    max_words: int = 20,
-) -> list[tuple[str, float]]:
-    """A sentence and its log-probability for each feature."""
-    features = torch.from_numpy(features_BF).to(model.mean_F.device)
-    captions = beam_search(model, features, beam_size=beam_size, max_words=max_words)
-    return [(" ".join(vocabulary.decode(caption.ids)), caption.log_prob) for caption in captions]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vsa_ray import batches, metrics
+from vsa_ray.alignment import LabelWords
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation.labels import LabelWords
 from vsa_ray.metrics.grounding import PhraseKey
 from vsa_ray.snippets import Floats, SnippetConfig, States, trust, viterbi, word_scores
 
@@ -60,7 +60,7 @@ class Hints:
     """Times the log of the box's share of the image: people speak of large things."""
 
     label_weight: float = 0.0
-    """Times what its class says of the word; see labels.py."""
+    """Times what its class says of the word; see alignment/labels.py."""
 
     labels: LabelWords | None = None
     """Needed where label_weight is not 0."""

@@ -21,6 +21,7 @@ from vsa_ray.alignment import (
     AlignmentConfig,
     AlignmentModel,
     Detected,
+    LabelWords,
     distillation_loss,
     image_sentence_scores,
     ranking_loss,
@@ -28,8 +29,7 @@ from vsa_ray.alignment import (
 from vsa_ray.alignment.distillation import prior
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation import LabelWords
-from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN, write_captions
 from vsa_ray.texts import attach
 from vsa_ray.training import gathering
 from vsa_ray.training.moments import Moments
@@ -248,7 +248,7 @@ class CaptionTask:
         perplexity = self._perplexity(model, images)
         if not self.has_sentences:
             return {"dev/score": -perplexity, "dev/perplexity": perplexity}
-        captions = evaluation.write_captions(
+        captions = write_captions(
             model, self.vocabulary, batches.whole_image_features(images), beam_size=1
         )
         cider = metrics.cider([caption.split() for caption, _ in captions], _sentences(images))
