@@ -132,9 +132,9 @@ def main(config: JobConfig) -> dict[str, Any]:
     )
     trainings = (config.alignment_training, config.captioner_training)
     at_once = config.at_once or places(max(training.num_workers for training in trainings))
-    with tracking.run("reproduce", made_from) as run, messages.shown() as told:
-        beside = SideBySide(at_once, told, near=config.out)
-        found = asyncio.run(RecipeParts(recipe, config, parts, beside, run).make())
+    with tracking.run("reproduce", made_from) as run, messages.shown() as log_queue:
+        side_by_side = SideBySide(at_once, log_queue, near=config.out)
+        found = asyncio.run(RecipeParts(recipe, config, parts, side_by_side, run).make())
     document = {
         **results.assemble(found),
         "seeds": list(range(config.seeds)),

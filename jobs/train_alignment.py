@@ -83,7 +83,7 @@ def main(
     images = datasets.training_images(
         config.regions,
         texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
-        beside=_beside(config.alignment),
+        extra_columns=_extra_columns(config.alignment),
     )
     logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
     with tracking.run("train_alignment", made_from, parent=parent) as run:
@@ -91,7 +91,7 @@ def main(
         return train(task, images, config.training, output, run, beside=beside)
 
 
-def _beside(config: AlignmentConfig) -> tuple[str, ...]:
+def _extra_columns(config: AlignmentConfig) -> tuple[str, ...]:
     """Columns that are read beside the features."""
     boxes = batches.DETECTIONS if config.detections or config.distillation else ()
     return (*boxes, "labels") if config.distillation else boxes

@@ -305,17 +305,17 @@ def test_what_the_detector_knows_goes_with_a_batch(
     config = replace(alignment.config, score="cosine", distillation=2.0)
     taught = replace(alignment, config=config, labels=LabelWords({"dog": 0, "": 1}, evidence))
     batch = taught.batch(learned, epoch=0, seed=0)
-    assert batch.told is not None
-    assert batch.told.class_P.tolist() == [1, 0, 1, 0, 1, 0, 2, 1]  # it never met a ball
-    assert batch.told.evidence_WL.tolist() == evidence[batch.words.rows].tolist()
+    assert batch.detected is not None
+    assert batch.detected.class_P.tolist() == [1, 0, 1, 0, 1, 0, 2, 1]  # it never met a ball
+    assert batch.detected.evidence_WL.tolist() == evidence[batch.words.rows].tolist()
     lengths = batch.features.lengths
     expected = prior(*torch.tensor(batches.detections(learned)[:, [5, 4]].T), lengths)
-    torch.testing.assert_close(batch.told.prior_P, expected)
+    torch.testing.assert_close(batch.detected.prior_P, expected)
     boxes = replace(taught, config=replace(config, regions="boxes"))
     seen = boxes.batch(learned, epoch=0, seed=0)
-    assert seen.told is not None
-    assert seen.told.class_P.tolist() == [0, 0, 0, 2, 1]
-    assert alignment.batch(learned, epoch=0, seed=0).told is None
+    assert seen.detected is not None
+    assert seen.detected.class_P.tolist() == [0, 0, 0, 2, 1]
+    assert alignment.batch(learned, epoch=0, seed=0).detected is None
 
 
 def test_the_detector_counts_by_its_weight(alignment: AlignmentTask, learned: pa.Table) -> None:

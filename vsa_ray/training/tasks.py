@@ -54,12 +54,12 @@ class Pair:
     features: Ragged
     words: Ragged
 
-    told: Detected | None = None
+    detected: Detected | None = None
     """Where the detector teaches: what it knows of these regions and words."""
 
     def to(self, device: torch.device) -> Pair:
-        told = self.told and self.told.to(device)
-        return Pair(self.features.to(device), self.words.to(device), told)
+        detected = self.detected and self.detected.to(device)
+        return Pair(self.features.to(device), self.words.to(device), detected)
 
 
 class Task(Protocol):
@@ -121,9 +121,10 @@ class AlignmentTask:
         words = Ragged.of(drawn)
         features = batches.features(images, with_detections=self.config.detections)
         seen = batches.seen(features, self.config.regions)
-        return Pair(seen, words, self._told(images, words) if self.config.distillation else None)
+        detected = self._detected(images, words) if self.config.distillation else None
+        return Pair(seen, words, detected)
 
-    def _told(self, images: pa.Table, words: Ragged) -> Detected:
+    def _detected(self, images: pa.Table, words: Ragged) -> Detected:
         assert self.labels is not None, "a detector teaches by its classes"
         lengths = torch.tensor([len(labels) for labels in images["labels"].to_pylist()])
         found_P6 = torch.from_numpy(batches.detections(images))
@@ -153,10 +154,10 @@ class AlignmentTask:
             score=self.config.score,
         )
         share = ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
-        if batch.told is None:
+        if batch.detected is None:
             return share
         taught = distillation_loss(
-            regions_PD, batch.features.lengths, own_WD, batch.words.lengths, batch.told
+            regions_PD, batch.features.lengths, own_WD, batch.words.lengths, batch.detected
         )
         return share + self.config.distillation * taught / len(words.rows)
 
