@@ -50,10 +50,9 @@ from vsa_ray.alignment.config import Loss
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.datasets import Stage
 from vsa_ray.images import LoadImages
-from vsa_ray.outputs import Output, TableOutput, origin
+from vsa_ray.outputs import HOW, Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Parts, Recipe
-from vsa_ray.training.config import HOW
 
 logger = logging.getLogger("jobs")
 

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-HOW = {"made_from": False}
-"""Of settings that change nothing about the result: a training may go on with others."""
+from vsa_ray.outputs import HOW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
