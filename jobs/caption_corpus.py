@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
-from jobs.train_mrnn import FEATURES
 from vsa_ray import datasets, inputs, listing, storage, tracking
 from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig
 from vsa_ray.outputs import TableOutput, origin
-from vsa_ray.regions import RegionConfig, made_with
+from vsa_ray.regions import RegionConfig, learned_from, made_with
 from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
 
@@ -115,22 +114,12 @@ def _output(config: JobConfig) -> TableOutput:
 
 def _learned(config: JobConfig) -> RegionConfig:
     """The settings of regions as the model's were made, but for what is set otherwise."""
-    return config.regions.like(_learned_from(config.mrnn))
-
-
-def _learned_from(mrnn: str) -> dict[str, Any]:
-    """Settings by name of the regions that a model learned from; none where they are not known."""
-    made_from: dict[str, Any] = (storage.committed(mrnn) or {}).get("made_from", {})
-    return {
-        name.removeprefix(FEATURES): value
-        for name, value in made_from.items()
-        if name.startswith(FEATURES)
-    }
+    return config.regions.like(learned_from(config.mrnn))
 
 
 def _require_alike(config: JobConfig) -> None:
     """Features of one width may still be of two backbones: raise ConfigError."""
-    learned, made = _learned_from(config.mrnn), made_with(config.regions_table)
+    learned, made = learned_from(config.mrnn), made_with(config.regions_table)
     for name in ("backbone", "maps", "image_side"):
         if name in learned and name in made and learned[name] != made[name]:
             raise ConfigError(
