@@ -40,9 +40,9 @@ import tyro
 
 from bench.machine import load, machine
 from bench.processes import Run, run_job
-from vsa_ray import checkpoints, evaluation
+from vsa_ray import checkpoints
 from vsa_ray.images import decode
-from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN, write_captions
 from vsa_ray.regions import RegionConfig
 from vsa_ray.regions.features import RegionFeatures
 from vsa_ray.regions.stage import make_detector, whole
@@ -101,9 +101,7 @@ class Loop:
         features = np.concatenate(self.describe(images, boxes))
         if self.captioner:
             model, vocabulary = self.captioner.model, self.captioner.vocabulary
-            evaluation.write_captions(
-                model, vocabulary, features, beam_size=BEAM_SIZE, max_words=WORDS
-            )
+            write_captions(model, vocabulary, features, beam_size=BEAM_SIZE, max_words=WORDS)
 
 
 def try_settings(loop: Loop, files: list[Path]) -> dict[tuple[int, int], Speed]:

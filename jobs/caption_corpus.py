@@ -18,14 +18,13 @@ from typing import Any, Literal, Self
 from jobs import detect_regions
 from jobs.launch import launch, log_written, require_model, require_table
 from jobs.settings import recipe
-from jobs.train_mrnn import FEATURES
 from vsa_ray import datasets, inputs, listing, storage, tracking
 from vsa_ray.captions import READ, CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.datasets import Stage
 from vsa_ray.images import ImageConfig
 from vsa_ray.outputs import TableOutput, origin
-from vsa_ray.regions import RegionConfig, made_with
+from vsa_ray.regions import RegionConfig, learned_from, made_with
 from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
 
@@ -89,7 +88,7 @@ class JobConfig:
         if not self.images:
             return self
         require_model(self.mrnn, "--mrnn", "MultimodalRNN")
-        return replace(self, regions=replace(self.regions, **_learned_from(self.mrnn)))
+        return replace(self, regions=replace(self.regions, **learned_from(self.mrnn)))
 
 
 def main(config: JobConfig, parent: Run | None = None) -> Written:
@@ -125,19 +124,9 @@ def _output(config: JobConfig) -> TableOutput:
     )
 
 
-def _learned_from(mrnn: str) -> dict[str, Any]:
-    """Settings by name of the regions that a model learned from; none where they are not known."""
-    made_from: dict[str, Any] = (storage.committed(mrnn) or {}).get("made_from", {})
-    return {
-        name.removeprefix(FEATURES): value
-        for name, value in made_from.items()
-        if name.startswith(FEATURES)
-    }
-
-
 def _require_alike(config: JobConfig) -> None:
     """Features of one width may still be of two backbones: raise ConfigError."""
-    learned, made = _learned_from(config.mrnn), made_with(config.regions_table)
+    learned, made = learned_from(config.mrnn), made_with(config.regions_table)
     for name in ("backbone", "maps", "image_side"):
         if name in learned and name in made and learned[name] != made[name]:
             raise ConfigError(

@@ -50,10 +50,9 @@ from vsa_ray.alignment.config import Loss
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.datasets import Stage
 from vsa_ray.images import LoadImages
-from vsa_ray.outputs import Output, TableOutput, origin
+from vsa_ray.outputs import HOW, Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Parts, Recipe
-from vsa_ray.training.config import HOW
 
 logger = logging.getLogger("jobs")
 
@@ -137,9 +136,9 @@ def main(config: JobConfig) -> dict[str, Any]:
     )
     trainings = (config.alignment_training, config.captioner_training)
     at_once = config.at_once or places(max(training.num_workers for training in trainings))
-    with tracking.run("reproduce", made_from) as run, messages.shown() as told:
-        beside = SideBySide(at_once, told, near=config.out)
-        found = asyncio.run(RecipeParts(recipe, config, parts, beside, run).make())
+    with tracking.run("reproduce", made_from) as run, messages.shown() as log_queue:
+        side_by_side = SideBySide(at_once, log_queue, near=config.out)
+        found = asyncio.run(RecipeParts(recipe, config, parts, side_by_side, run).make())
     document = {
         **results.assemble(found),
         "seeds": list(range(config.seeds)),

@@ -40,12 +40,12 @@ class SideBySide:
     What they log the driver logs.
     """
 
-    def __init__(self, at_once: int, told: Queue, near: str) -> None:
+    def __init__(self, at_once: int, log_queue: Queue, near: str) -> None:
         """`near`: where they write. Where that is a folder, they run on the driver's node; and
         else on any that has CPUs, which the head of a cluster has not."""
         self.at_once = at_once
         self._places = asyncio.Semaphore(at_once)
-        self._told = told
+        self._log_queue = log_queue
         self._options: dict[str, Any] = {"num_cpus": 0.01}
         if storage.is_local(near):
             here = ray.get_runtime_context().get_node_id()
@@ -60,7 +60,7 @@ class SideBySide:
         async with self._places:
             logger.info("%s", name)
             remote = _run.options(name=name, **self._options)
-            running = remote.remote(function, name, self.at_once, self._told)
+            running = remote.remote(function, name, self.at_once, self._log_queue)
             try:
                 result: Result = await running
             except asyncio.CancelledError:
@@ -70,10 +70,10 @@ class SideBySide:
 
 
 @ray.remote
-def _run(function: Callable[[], Any], name: str, at_once: int, told: Queue) -> Any:
+def _run(function: Callable[[], Any], name: str, at_once: int, log_queue: Queue) -> Any:
     # It has reserved no GPU: those are for the workers of trainings.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.configure()
     torch.set_num_threads(max(1, machine.cpus() // at_once))
-    with messages.telling(told, f"[{name}] "):
+    with messages.telling(log_queue, f"[{name}] "):
         return function()

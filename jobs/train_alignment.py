@@ -17,9 +17,8 @@ import pyarrow as pa
 from jobs.launch import launch, require_split, require_table
 from jobs.settings import recipe
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
-from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment import AlignmentConfig, LabelWords, label_words
 from vsa_ray.config import ConfigError
-from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
@@ -86,7 +85,7 @@ def main(
     images = datasets.training_images(
         config.regions,
         texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
-        beside=_beside(config.alignment),
+        extra_columns=_extra_columns(config.alignment),
     )
     logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
     with tracking.run("train_alignment", made_from, parent=parent) as run:
@@ -94,7 +93,7 @@ def main(
         return train(task, images, config.training, output, run, beside=beside)
 
 
-def _beside(config: AlignmentConfig) -> tuple[str, ...]:
+def _extra_columns(config: AlignmentConfig) -> tuple[str, ...]:
     """Columns that are read beside the features."""
     boxes = batches.DETECTIONS if config.detections or config.distillation else ()
     return (*boxes, "labels") if config.distillation else boxes

@@ -20,7 +20,7 @@ from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.config import ConfigError
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import Output, origin
-from vsa_ray.regions import made_with
+from vsa_ray.regions import learning_from
 from vsa_ray.texts import Text
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
@@ -31,10 +31,6 @@ from vsa_ray.training.tasks import CaptionTask, Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 logger = logging.getLogger("jobs")
-
-FEATURES = "features."
-"""How the names of RegionConfig's settings begin in what a model says it was made from: what it
-describes later has to be made alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +81,7 @@ def main(config: JobConfig, parent: Run | None = None, *, beside: Beside = ALONE
         training=config.training,
     )
     made_from["learn_from"] = config.learn_from
-    made_from |= {FEATURES + name: value for name, value in made_with(config.regions).items()}
+    made_from |= learning_from(config.regions)
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
         logger.info("%s is trained already", config.out)

@@ -66,7 +66,7 @@ class CaptionRegions:
 
     def _write(self, images: pa.Table) -> list[tuple[str, float]]:
         """A sentence for every region of every image, end to end."""
-        from vsa_ray import batches, evaluation
+        from vsa_ray import batches, mrnn
 
         if not any(images["boxes"].combine_chunks().value_lengths().to_numpy()):
             return []
@@ -78,7 +78,7 @@ class CaptionRegions:
                 f"{features_PF.shape[1]}; make them with the backbone and the maps of those that "
                 "it learned from"
             )
-        return evaluation.write_captions(
+        return mrnn.write_captions(
             self.captioner.model,
             self.captioner.vocabulary,
             np.ascontiguousarray(features_PF),

@@ -38,21 +38,22 @@ def _show(messages: Queue) -> None:
 
 @contextmanager
 def telling(
-    told: Queue, prefix: str = "", *, who: str = "", least: int = logging.INFO
+    log_queue: Queue, prefix: str = "", *, who: str = "", least: int = logging.INFO
 ) -> Iterator[None]:
     """What is logged in this process goes to a queue too.
 
     Args:
+        log_queue: of `shown`.
         prefix: stands before every text.
         who: the logger that is listened to, with those below it.
         least: the level that counts.
     """
 
-    class Told(logging.Handler):
+    class ToQueue(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            told.put((record.levelno, prefix + self.format(record)))
+            log_queue.put((record.levelno, prefix + self.format(record)))
 
-    listened, own = logging.getLogger(who), Told(least)
+    listened, own = logging.getLogger(who), ToQueue(least)
     level = listened.level
     listened.addHandler(own)
     listened.setLevel(least)

@@ -41,6 +41,10 @@ SUMMARY = "_summary.json"
 READERS = 32
 """Files that are looked into at once when a table is checked."""
 
+HOW = {"made_from": False}
+"""Metadata of a setting that says how to work, and changes nothing about what is made: see
+`origin`. A job that was stopped may go on with another."""
+
 
 class OutputError(UserError):
     """An output that a job must not write into, or that does not add up."""

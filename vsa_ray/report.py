@@ -22,14 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vsa_ray.summary import html_tables, summary_text
+from vsa_ray.summary import html_tables
 
 __all__ = [
     "GalleryImage",
     "GalleryRegion",
     "GalleryWord",
     "render_gallery",
-    "summary_text",
     "thumbnail",
 ]
 

@@ -24,8 +24,10 @@ from vsa_ray.checkpoints import Aligner
 Floats = npt.NDArray[np.float32]
 States = npt.NDArray[np.int64]
 
-LEAST_CONFIDENCE = 1e-6
-"""Stands for 0, which has no logarithm."""
+LEAST = 1e-6
+"""Stands for shares below it: 0 has no logarithm. What a model sees is cut at batches.LEAST_SHARE,
+which is larger, since an input should not lie far from all others; here boxes are compared, and of
+two very small shares the larger is still to win. docs/results were measured with both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +140,12 @@ def word_scores(
     return [scores_TR.numpy() for scores_TR in scores_WR.split(sentences.lengths.tolist())]
 
 
-def trust(confidence_R: Floats, weight: float) -> Floats:
-    """What a detector's confidence adds to v_i . s_t: see SnippetConfig.detector_weight."""
-    return np.float32(weight) * np.log(np.maximum(confidence_R, np.float32(LEAST_CONFIDENCE)))
+def weighted_log(share_R: Floats, weight: float) -> Floats:
+    """What a number of [0, 1] for each region, such as its confidence, adds to v_i . s_t.
+
+    See SnippetConfig.detector_weight, and evaluation.Hints.
+    """
+    return np.float32(weight) * np.log(np.maximum(share_R, np.float32(LEAST)))
 
 
 def align(
@@ -160,8 +165,8 @@ def align(
     seen = batches.seen_of(len(features_RF), aligner.model.config.regions)
     ids = [aligner.vocabulary.encode(words) for words in sentences]
     scores = word_scores(aligner.model, features_RF[seen], Ragged.of(ids))
-    trust_R = trust(confidence_R[seen], config.detector_weight)
-    chains = viterbi([scores_TR + trust_R for scores_TR in scores], config.beta)
+    surer_R = weighted_log(confidence_R[seen], config.detector_weight)
+    chains = viterbi([scores_TR + surer_R for scores_TR in scores], config.beta)
     found = []
     for words, scores_TR, states_T in zip(sentences, scores, chains, strict=True):
         positions = aligner.vocabulary.known(words)

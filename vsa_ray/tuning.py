@@ -188,12 +188,12 @@ def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
             trials.append(Trial(result.config, float(history[score].max()), epochs))
     errors: list[Exception] = results.errors
     if errors:
-        told = (
+        failures = (
             f"{len(errors)} of {len(results)} trials failed, the first with: {_reason(errors[0])}"
         )
         if not trials:
-            raise SearchError(told) from errors[0]
-        logger.warning("%s", told)
+            raise SearchError(failures) from errors[0]
+        logger.warning("%s", failures)
     return sorted(trials, key=lambda trial: -trial.score)
 
 

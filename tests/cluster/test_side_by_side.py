@@ -29,8 +29,8 @@ def run_all(
     async def gathered(beside: SideBySide) -> list[Any]:
         return await asyncio.gather(*(beside.run(*one) for one in functions.items()))
 
-    with messages.shown() as told:
-        return asyncio.run(gathered(SideBySide(at_once, told, near)))
+    with messages.shown() as log_queue:
+        return asyncio.run(gathered(SideBySide(at_once, log_queue, near)))
 
 
 def test_at_most_so_many_at_once() -> None:
@@ -66,10 +66,10 @@ def test_what_they_say_is_said_by_the_driver(caplog: pytest.LogCaptureFixture) -
 
 def test_what_says_it_may_outlive_its_queue(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with messages.shown() as told:
-        told.put((logging.INFO, "first"))
-        ray.kill(told.actor, no_restart=False)
-        told.put((logging.INFO, "second"))
+    with messages.shown() as log_queue:
+        log_queue.put((logging.INFO, "first"))
+        ray.kill(log_queue.actor, no_restart=False)
+        log_queue.put((logging.INFO, "second"))
     assert "second" in caplog.messages
 
 

@@ -34,7 +34,7 @@ def vectors() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def told() -> Detected:
+def detected() -> Detected:
     torch.manual_seed(1)
     return Detected(
         prior_P=prior(-torch.rand(9), -torch.rand(9), REGIONS),
@@ -48,7 +48,7 @@ def softmax(logits: list[float]) -> list[float]:
     return [math.exp(x - max(logits)) / total for x in logits]
 
 
-def written_out(v_PD: Tensor, s_WD: Tensor, told: Detected) -> float:
+def written_out(v_PD: Tensor, s_WD: Tensor, detected: Detected) -> float:
     loss, first_region, first_word = 0.0, 0, 0
     for regions, words in zip(REGIONS.tolist(), WORDS.tolist(), strict=True):
         # Beside boxes, the whole image is nothing that a detector knows.
@@ -58,7 +58,8 @@ def written_out(v_PD: Tensor, s_WD: Tensor, told: Detected) -> float:
             z = [sum(float(v_PD[i] @ s_WD[u]) for u in run) for i in boxes]
             known = [
                 sum(
-                    float(told.prior_P[i]) + EVIDENCE * float(told.evidence_WL[u, told.class_P[i]])
+                    float(detected.prior_P[i])
+                    + EVIDENCE * float(detected.evidence_WL[u, detected.class_P[i]])
                     for u in run
                 )
                 for i in boxes
@@ -70,22 +71,24 @@ def written_out(v_PD: Tensor, s_WD: Tensor, told: Detected) -> float:
     return loss
 
 
-def test_the_loss_is_the_formula(vectors: tuple[Tensor, Tensor], told: Detected) -> None:
+def test_the_loss_is_the_formula(vectors: tuple[Tensor, Tensor], detected: Detected) -> None:
     regions_PD, words_WD = (x.detach() for x in vectors)
-    found = distillation_loss(regions_PD, REGIONS, words_WD, WORDS, told)
-    assert found.item() == pytest.approx(written_out(regions_PD, words_WD, told), rel=1e-6)
+    found = distillation_loss(regions_PD, REGIONS, words_WD, WORDS, detected)
+    assert found.item() == pytest.approx(written_out(regions_PD, words_WD, detected), rel=1e-6)
     assert found.item() > 1
 
 
-def test_gradients_go_to_the_student_alone(vectors: tuple[Tensor, Tensor], told: Detected) -> None:
+def test_gradients_go_to_the_student_alone(
+    vectors: tuple[Tensor, Tensor], detected: Detected
+) -> None:
     """With the teacher held fixed: q - p, by hand, for a run of one word."""
     v_PD, s_WD = vectors
-    distillation_loss(v_PD, REGIONS, s_WD, WORDS, told).backward()
+    distillation_loss(v_PD, REGIONS, s_WD, WORDS, detected).backward()
     assert v_PD.grad is not None
     assert s_WD.grad is not None
     boxes, word = slice(5, 9), 6  # of the last image, whose sentence has one word
     z = (v_PD[boxes] @ s_WD[word]).detach()
-    known = told.prior_P[boxes] + EVIDENCE * told.evidence_WL[word, told.class_P[boxes]]
+    known = detected.prior_P[boxes] + EVIDENCE * detected.evidence_WL[word, detected.class_P[boxes]]
     difference = (z / TEMPERATURE).softmax(0) - (SHARPNESS * (z / UNIT + known)).softmax(0)
     torch.testing.assert_close(s_WD.grad[word], difference @ v_PD[boxes].detach() / TEMPERATURE)
     expected_bD = difference[:, None] * s_WD[word].detach() / TEMPERATURE
@@ -95,8 +98,8 @@ def test_gradients_go_to_the_student_alone(vectors: tuple[Tensor, Tensor], told:
 
 def test_without_boxes_there_is_nothing_to_learn(vectors: tuple[Tensor, Tensor]) -> None:
     alone, words = torch.ones(2, dtype=torch.int64), torch.tensor([1, 2])
-    told = Detected(prior(-torch.ones(2), -torch.ones(2), alone), alone, torch.ones(3, 2))
-    assert distillation_loss(vectors[0][:2], alone, vectors[1][:3], words, told) == 0
+    detected = Detected(prior(-torch.ones(2), -torch.ones(2), alone), alone, torch.ones(3, 2))
+    assert distillation_loss(vectors[0][:2], alone, vectors[1][:3], words, detected) == 0
     none = torch.zeros(0, dtype=torch.int64)
     nothing = Detected(torch.zeros(0), none, torch.zeros(0, 2))
     assert distillation_loss(vectors[0][:0], none, vectors[1][:0], none, nothing) == 0

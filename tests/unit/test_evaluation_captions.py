@@ -6,8 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from vsa_ray import batches, evaluation, schema
-from vsa_ray.checkpoints import Captioner
+from vsa_ray import evaluation, schema
 
 
 def of_split(table: pa.Table, split: str) -> pa.Table:
@@ -75,18 +74,6 @@ def test_captions_that_are_of_no_such_image(
 ) -> None:
     with pytest.raises(ValueError, match="there are no captions to score"):
         evaluation.captioning(captions.slice(0, 0), regions, sentences, [])
-
-
-def test_captions_are_words(captioner: Captioner, regions: pa.Table) -> None:
-    features_BF = batches.whole_image_features(regions.slice(0, 4))
-    written = evaluation.write_captions(
-        captioner.model, captioner.vocabulary, features_BF, beam_size=2, max_words=3
-    )
-    assert len(written) == 4
-    for caption, log_prob in written:
-        assert 1 <= len(caption.split()) <= 3
-        assert set(caption.split()) <= set(captioner.vocabulary.words)
-        assert log_prob < 0
 
 
 @pytest.mark.usefixtures("no_java")

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pytest
 
 from vsa_ray import evaluation, schema
+from vsa_ray.alignment import LabelWords
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation import Hints, LabelWords
+from vsa_ray.evaluation import Hints
 from vsa_ray.snippets import SnippetConfig
 
 LEFT, RIGHT, WHOLE = ([0, 0, 100, 100], [100, 0, 200, 100], [0, 0, 200, 100])

@@ -42,7 +42,7 @@ DECODING = {
 class Here:
     """Runs in this process what SideBySide runs in others, and in the same order."""
 
-    def __init__(self, at_once: int, _told: object, near: str) -> None:
+    def __init__(self, at_once: int, _log_queue: object, near: str) -> None:
         assert near.startswith("/")
         self.at_once = at_once
 

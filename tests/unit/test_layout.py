@@ -18,6 +18,7 @@ DOORS = {
         *("vsa_ray.training.loop", "vsa_ray.tuning", "vsa_ray.messages"),
     },
     "mlflow": {"vsa_ray.tracking"},
+    "pycocoevalcap": {"vsa_ray.metrics.captions", "vsa_ray.metrics.java"},
 }
 """What a library's name may be imported by, in vsa_ray."""
 
@@ -28,6 +29,9 @@ NO_RAY_IN = {
     "vsa_ray.search",
 }
 """Models and stages: they import no Ray, and nothing that does."""
+
+STAGES = ("vsa_ray.images", "vsa_ray.regions", "vsa_ray.captions", "vsa_ray.snippets")
+"""What runs in the actors of a job that makes a table: what measures models is not for them."""
 
 
 def modules(*packages: str) -> dict[str, Path]:
@@ -72,12 +76,14 @@ def graph() -> dict[str, set[str]]:
 
 
 def reached_from(name: str, edges: dict[str, set[str]]) -> set[str]:
+    """All of ours that is loaded with a module, sooner or later; with a.b comes its package a."""
     reached, waiting = set[str](), [name]
     while waiting:
         one = waiting.pop()
         if one not in reached:
             reached.add(one)
-            waiting += edges[one]
+            package = one.rpartition(".")[0]
+            waiting += edges[one] | ({package} & MODULES.keys())
     return reached
 
 
@@ -95,6 +101,11 @@ def test_models_and_stages_reach_no_ray() -> None:
     edges = graph()
     for name in NO_RAY_IN:
         assert not reached_from(name, edges) & DOORS["ray"], name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_reach_no_caption_scores(stage: str) -> None:
+    assert not reached_from(stage, graph()) & DOORS["pycocoevalcap"]
 
 
 def test_the_library_knows_no_jobs() -> None:

@@ -200,16 +200,6 @@ def test_batch_that_does_not_fit_together_is_refused() -> None:
         model(features_BF[:0], ids_W[:0], lengths_B[:0])
 
 
-def test_scale_that_does_not_fit_is_refused() -> None:
-    model = build("rnn")
-    with pytest.raises(ValueError, match=r"mean_F has shape \(2,\), but the features are 3 wide"):
-        model.standardise(torch.zeros(2), torch.ones(3))
-    with pytest.raises(ValueError, match="scale_F not negative"):
-        model.standardise(torch.zeros(3), torch.tensor([1.0, -1.0, 1.0]))
-    with pytest.raises(ValueError, match="must be finite"):
-        model.standardise(torch.tensor([0.0, math.nan, 0.0]), torch.ones(3))
-
-
 def test_vocabulary_without_a_word_is_refused() -> None:
     with pytest.raises(ValueError, match="vocabulary_size must be >= 2"):
         MultimodalRNN(CaptionerConfig(), feature_dim=3, vocabulary_size=1, log_frequencies_V=None)

@@ -15,9 +15,8 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 
 from vsa_ray import batches, schema
-from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment import AlignmentConfig, LabelWords
 from vsa_ray.batches import Ragged
-from vsa_ray.evaluation import LabelWords
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.texts import TEXTS
 from vsa_ray.training import gathering

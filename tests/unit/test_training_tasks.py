@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from vsa_ray import batches, evaluation, metrics, schema, storage, texts
-from vsa_ray.alignment import AlignmentConfig
+from vsa_ray.alignment import AlignmentConfig, LabelWords
 from vsa_ray.alignment.distillation import prior
 from vsa_ray.checkpoints import Aligner, Captioner
-from vsa_ray.evaluation import LabelWords
-from vsa_ray.mrnn import CaptionerConfig
+from vsa_ray.mrnn import CaptionerConfig, write_captions
 from vsa_ray.training import tasks
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.tasks import AlignmentTask, CaptionTask
@@ -291,7 +290,7 @@ def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     caption: CaptionTask, captioner: Captioner, regions: pa.Table
 ) -> None:
     found = caption.evaluate(captioner.model)
-    written = evaluation.write_captions(
+    written = write_captions(
         captioner.model,
         captioner.vocabulary,
         batches.whole_image_features(regions.slice(2, 2)),
@@ -316,17 +315,17 @@ def test_what_the_detector_knows_goes_with_a_batch(
     config = replace(alignment.config, score="cosine", distillation=2.0)
     taught = replace(alignment, config=config, labels=LabelWords({"dog": 0, "": 1}, evidence))
     batch = taught.batch(learned, epoch=0, seed=0)
-    assert batch.told is not None
-    assert batch.told.class_P.tolist() == [1, 0, 1, 0, 1, 0, 2, 1]  # it never met a ball
-    assert batch.told.evidence_WL.tolist() == evidence[batch.words.rows].tolist()
+    assert batch.detected is not None
+    assert batch.detected.class_P.tolist() == [1, 0, 1, 0, 1, 0, 2, 1]  # it never met a ball
+    assert batch.detected.evidence_WL.tolist() == evidence[batch.words.rows].tolist()
     lengths = batch.features.lengths
     expected = prior(*torch.tensor(batches.detections(learned)[:, [5, 4]].T), lengths)
-    torch.testing.assert_close(batch.told.prior_P, expected)
+    torch.testing.assert_close(batch.detected.prior_P, expected)
     boxes = replace(taught, config=replace(config, regions="boxes"))
     seen = boxes.batch(learned, epoch=0, seed=0)
-    assert seen.told is not None
-    assert seen.told.class_P.tolist() == [0, 0, 0, 2, 1]
-    assert alignment.batch(learned, epoch=0, seed=0).told is None
+    assert seen.detected is not None
+    assert seen.detected.class_P.tolist() == [0, 0, 0, 2, 1]
+    assert alignment.batch(learned, epoch=0, seed=0).detected is None
 
 
 def test_the_detector_counts_by_its_weight(alignment: AlignmentTask, learned: pa.Table) -> None:

@@ -5,11 +5,13 @@ model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
 scores.py   Eq. 8: regions, words -> scores_BC
 losses.py   Eq. 9, and two other ranking losses, over any number of workers
 distillation.py  what a detector knows of its boxes, taught to the model
+labels.py   what the names of a detector's classes say of words
 config.py   all options
 """
 
 from vsa_ray.alignment.config import AlignmentConfig
 from vsa_ray.alignment.distillation import Detected, distillation_loss
+from vsa_ray.alignment.labels import LabelWords, label_words
 from vsa_ray.alignment.losses import Gather, alone, ranking_loss
 from vsa_ray.alignment.model import AlignmentModel
 from vsa_ray.alignment.scores import MAX_REGIONS, Score, image_sentence_scores
@@ -20,9 +22,11 @@ __all__ = [
     "AlignmentModel",
     "Detected",
     "Gather",
+    "LabelWords",
     "Score",
     "alone",
     "distillation_loss",
     "image_sentence_scores",
+    "label_words",
     "ranking_loss",
 ]

@@ -3,7 +3,7 @@
 The ranking loss says which sentence belongs to an image, and leaves open which of its words belong
 to which region: a part of the right thing, or what always stands beside it, serves as well. A
 detector knows how sure it is of a box, how large it is, and its class; and which class a word means
-can be learned from the images that it is said of (evaluation/labels.py). So, for each run of words,
+can be learned from the images that it is said of (labels.py). So, for each run of words,
 the model is to agree with what it thinks itself and the detector knows, together: knowledge
 distillation, for grounding after Wang et al., "Improving Weakly Supervised Visual Grounding by
 Contrastive Knowledge Distillation" (CVPR 2021).
@@ -74,14 +74,18 @@ def prior(log_confidence_P: Tensor, log_area_P: Tensor, num_regions_B: Tensor) -
 
 
 def distillation_loss(
-    regions_PD: Tensor, num_regions_B: Tensor, words_WD: Tensor, lengths_B: Tensor, told: Detected
+    regions_PD: Tensor,
+    num_regions_B: Tensor,
+    words_WD: Tensor,
+    lengths_B: Tensor,
+    detected: Detected,
 ) -> Tensor:
     """The sum over all runs of true pairs; there are as many as words.
 
     Args:
         regions_PD: the regions of all images, end to end; num_regions_B of each.
         words_WD: the words of the images' own sentences, end to end; lengths_B of each.
-        told: of the same regions and words.
+        detected: of the same regions and words.
     """
     if not len(lengths_B):  # a worker without images
         return words_WD.sum()
@@ -89,12 +93,12 @@ def distillation_loss(
     with torch.autocast(regions_PD.device.type, enabled=False):
         regions_BRD = _padded(regions_PD.to(wide), num_regions_B)
         z_BTR = _runs(_padded(words_WD.to(wide), lengths_B) @ regions_BRD.mT)
-        prior_BR = _padded(told.prior_P, num_regions_B, NEVER)
+        prior_BR = _padded(detected.prior_P, num_regions_B, NEVER)
         z_BTR = z_BTR.masked_fill((prior_BR == NEVER)[:, None], NEVER)
-        is_word_BT = _padded(torch.ones_like(told.evidence_WL[:, 0]), lengths_B)
+        is_word_BT = _padded(torch.ones_like(detected.evidence_WL[:, 0]), lengths_B)
         with torch.no_grad():
-            class_BTR = _padded(told.class_P, num_regions_B)[:, None].expand_as(z_BTR)
-            known_BTR = EVIDENCE * _padded(told.evidence_WL, lengths_B).gather(2, class_BTR)
+            class_BTR = _padded(detected.class_P, num_regions_B)[:, None].expand_as(z_BTR)
+            known_BTR = EVIDENCE * _padded(detected.evidence_WL, lengths_B).gather(2, class_BTR)
             known_BTR = _runs(known_BTR + is_word_BT[..., None] * prior_BR[:, None])
             q_BTR = (SHARPNESS * (z_BTR / UNIT + known_BTR)).softmax(2)
         losses_BT = -(q_BTR * (z_BTR / TEMPERATURE).log_softmax(2)).sum(2)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from vsa_ray.alignment.config import AlignmentConfig
 from vsa_ray.alignment.recurrence import both_ways
 from vsa_ray.dropout import Dropout
+from vsa_ray.standardised import Standardised
 
 WORDS = 12
 """Of a sentence, on average."""
 
 
-class AlignmentModel(nn.Module):
+class AlignmentModel(Standardised):
     """Places the regions of images and the words of sentences in a common space of D dimensions.
 
     Args:
@@ -26,14 +27,9 @@ class AlignmentModel(nn.Module):
         vocabulary_size: ids that words may have, `len(vocabulary)`.
     """
 
-    mean_F: Tensor
-    scale_F: Tensor
-
     def __init__(self, config: AlignmentConfig, *, feature_dim: int, vocabulary_size: int) -> None:
-        super().__init__()
+        super().__init__(feature_dim)
         self.config = config
-        self.register_buffer("mean_F", torch.zeros(feature_dim))
-        self.register_buffer("scale_F", torch.ones(feature_dim))
         self.dropout = Dropout(config.dropout)
         self.region_layer = nn.Linear(feature_dim, config.embed_dim)
         alone = config.text == "words"
@@ -78,24 +74,6 @@ class AlignmentModel(nn.Module):
         nn.init.zeros_(self.input_layer.bias)
         nn.init.zeros_(self.word_layer.bias)
 
-    def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
-        """From now on see features as `(features - mean_F) / scale_F`; saved with the weights.
-
-        Args:
-            mean_F: mean over the training split.
-            scale_F: standard deviation over it; a number that never varies (0) is only shifted.
-
-        Raises:
-            ValueError: not one number for each of the feature's.
-        """
-        if not mean_F.shape == scale_F.shape == self.mean_F.shape:
-            raise ValueError(
-                f"mean_F and scale_F have shapes {tuple(mean_F.shape)} and {tuple(scale_F.shape)}, "
-                f"but features are {len(self.mean_F)} wide"
-            )
-        self.mean_F.copy_(mean_F)
-        self.scale_F.copy_(torch.where(scale_F > 0, scale_F, 1.0))
-
     def forward(
         self, features_PF: Tensor, ids_W: Tensor, lengths_C: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -104,8 +82,7 @@ class AlignmentModel(nn.Module):
 
     def encode_regions(self, features_PF: Tensor) -> Tensor:
         """Eq. 1, linear: features of any float type -> regions_PD."""
-        # Converted as a whole first: arithmetic of two types is several times slower on a CPU.
-        x_PF = (features_PF.to(self.mean_F.dtype) - self.mean_F).div_(self.scale_F)
+        x_PF = self.standardised(features_PF)
         regions_PD: Tensor = self.region_layer(self.dropout(x_PF))
         of_length_1 = self.config.score in ("cosine", "sentence_cosine")
         return F.normalize(regions_PD, dim=-1) if of_length_1 else regions_PD

@@ -26,7 +26,7 @@ class Progress:
         self._name, self._total, self._before, self._log = name, total, done, log
         self.by_status: Counter[str] = Counter()
         self.rows = 0
-        self._started = self._told = time.monotonic()
+        self._started = self._logged = time.monotonic()
         # No bar into a log file, where each step of it would be a line.
         self._bar = tqdm(total=total, initial=done, unit="row", desc=name, disable=None)
 
@@ -47,7 +47,7 @@ class Progress:
         self.by_status.update(by_status)
         self._bar.update(rows)
         self._bar.set_postfix(self.failed)
-        if time.monotonic() - self._told >= LOG_SECONDS:
+        if time.monotonic() - self._logged >= LOG_SECONDS:
             self._tell()
 
     @property
@@ -61,7 +61,7 @@ class Progress:
         return found | {f"images/{kind}": n for kind, n in self.by_status.items()}
 
     def _tell(self) -> None:
-        self._told = time.monotonic()
+        self._logged = time.monotonic()
         metrics, done = self.metrics(), self._before + self.rows
         if self._log:
             self._log(metrics, step=done)

@@ -35,15 +35,15 @@ def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
 
 
 def training_images(
-    regions: str, texts: pa.Table, *, beside: Sequence[str] = (), described: bool = False
+    regions: str, texts: pa.Table, *, extra_columns: Sequence[str] = (), described: bool = False
 ) -> ray.data.Dataset:
     """Features and texts (see texts.attach), an image a row, in the order of the files.
 
     Args:
-        beside: other columns of `regions` that are needed.
+        extra_columns: other columns of `regions` that are needed.
         described: whether features are needed only of regions that a text belongs to.
     """
-    rows = read(regions, ["image_id", "features", "status", *beside])
+    rows = read(regions, ["image_id", "features", "status", *extra_columns])
     images = mapped(rows, _attach, texts, described, num_cpus=IO_CPUS)
     images.context.execution_options.preserve_order = True  # the same batches from the same seed
     images.context.target_max_block_size = BLOCK_BYTES

@@ -2,7 +2,6 @@
 
     ranking.py    images and sentences that are to find one another
     phrases.py    phrases that are to find their box
-    labels.py     what the names of a detector's classes say of words
     captions.py   sentences written for images
     boxes.py      what is written for the boxes that people drew
 
@@ -14,8 +13,7 @@ from vsa_ray.evaluation.boxes import (
     region_captioning,
     region_references,
 )
-from vsa_ray.evaluation.captions import captioning, write_captions
-from vsa_ray.evaluation.labels import LabelWords, label_words
+from vsa_ray.evaluation.captions import captioning
 from vsa_ray.evaluation.phrases import Hints, PhraseScores, choose, grounding, phrase_scores
 from vsa_ray.evaluation.ranking import (
     Pairs,
@@ -28,13 +26,11 @@ from vsa_ray.evaluation.ranking import (
 
 __all__ = [
     "Hints",
-    "LabelWords",
     "Pairs",
     "PhraseScores",
     "captioning",
     "choose",
     "grounding",
-    "label_words",
     "nearest_snippets",
     "pairs",
     "phrase_scores",
@@ -44,5 +40,4 @@ __all__ = [
     "retrieval_by",
     "retrieval_scores",
     "text_scores",
-    "write_captions",
 ]

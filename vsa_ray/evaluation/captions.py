@@ -7,14 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from vsa_ray import batches, metrics
-from vsa_ray.mrnn import MultimodalRNN, beam_search
-from vsa_ray.vocabulary import Vocabulary, tokenise
+from vsa_ray.vocabulary import tokenise
 
 
 def captioning(
@@ -64,25 +61,26 @@ def _seen(captions: list[str], sentences: pa.Table) -> float | None:
     train = sentences.filter(pc.equal(sentences["split"], "train"))["words"].to_pylist()
     if not train:
         return None
-    told = {" ".join(words) for words in train}
-    return 100.0 * sum(" ".join(tokenise(caption)) in told for caption in captions) / len(captions)
+    learned = {" ".join(words) for words in train}
+    repeated = sum(" ".join(tokenise(caption)) in learned for caption in captions)
+    return 100.0 * repeated / len(captions)
 
 
 def _nearest_neighbours(
     asked: pa.Table, train: Iterable[pa.Table], sentences: Mapping[str, list[str]]
 ) -> list[str]:
     """A caption for each image that is asked for; none at all without training images."""
-    seen, told = [], []
+    seen, captions = [], []
     for block in train:
         known = pc.is_in(block["image_id"], value_set=pa.array(sentences, pa.string()))
         block = block.filter(pc.and_(known, pc.equal(block["status"], "ok")))
         if len(block):
             seen.append(batches.whole_image_features(block))
-            told += [sentences[image_id] for image_id in block["image_id"].to_pylist()]
+            captions += [sentences[image_id] for image_id in block["image_id"].to_pylist()]
     if not seen:
         return []
     return metrics.nearest_neighbour_captions(
-        batches.whole_image_features(asked), np.concatenate(seen), told
+        batches.whole_image_features(asked), np.concatenate(seen), captions
     )
 
 
@@ -92,17 +90,3 @@ def _sentences_by_image(sentences: pa.Table) -> dict[str, list[str]]:
     for image_id, text in zip(*columns, strict=True):
         by_image.setdefault(image_id, []).append(text)
     return by_image
-
-
-def write_captions(
-    model: MultimodalRNN,
-    vocabulary: Vocabulary,
-    features_BF: npt.NDArray[np.generic],
-    *,
-    beam_size: int,
-    max_words: int = 20,
-) -> list[tuple[str, float]]:
-    """A sentence and its log-probability for each feature."""
-    features = torch.from_numpy(features_BF).to(model.mean_F.device)
-    captions = beam_search(model, features, beam_size=beam_size, max_words=max_words)
-    return [(" ".join(vocabulary.decode(caption.ids)), caption.log_prob) for caption in captions]

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vsa_ray import batches, metrics
+from vsa_ray.alignment import LabelWords
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation.labels import LabelWords
 from vsa_ray.metrics.grounding import PhraseKey
-from vsa_ray.snippets import Floats, SnippetConfig, States, trust, viterbi, word_scores
+from vsa_ray.snippets import Floats, SnippetConfig, States, viterbi, weighted_log, word_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Hints:
     """Times the log of the box's share of the image: people speak of large things."""
 
     label_weight: float = 0.0
-    """Times what its class says of the word; see labels.py."""
+    """Times what its class says of the word; see alignment/labels.py."""
 
     labels: LabelWords | None = None
     """Needed where label_weight is not 0."""
@@ -71,8 +71,8 @@ class Hints:
 
     def unary(self, each: PhraseScores) -> Floats:
         """(T, R)"""
-        unary_TR = each.scores_TR + trust(each.confidence_R, self.detector_weight)
-        unary_TR = unary_TR + trust(each.area_R, self.area_weight)
+        unary_TR = each.scores_TR + weighted_log(each.confidence_R, self.detector_weight)
+        unary_TR = unary_TR + weighted_log(each.area_R, self.area_weight)
         if self.labels is not None and self.label_weight:
             evidence_TR = self.labels.evidence(each.ids_T, each.labels)
             unary_TR = unary_TR + np.float32(self.label_weight) * evidence_TR
@@ -116,7 +116,11 @@ def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> lis
 
 
 def _areas(image: dict[str, Any]) -> Floats:
-    """(R,) share of the image of each region."""
+    """(R,) share of the image of each region.
+
+    batches.detections gives the logs of the same shares. They differ: they are cut at a larger
+    share (see snippets.LEAST), and rounded once, at the end. With them docs/results would change.
+    """
     boxes_R4 = np.array(image["boxes"], np.float32)
     area_R: Floats = (boxes_R4[:, 2:] - boxes_R4[:, :2]).prod(axis=1)
     return area_R / np.float32(image["width"] * image["height"])

@@ -17,6 +17,7 @@ from vsa_ray import s3
 from vsa_ray.images.decoding import PILLOW_LIMIT, Picture, Pixels, decode, decode_within
 from vsa_ray.images.failures import ImageError, PassingError, knock, place_of
 from vsa_ray.images.reading import SOURCES, Found, Read, Source, plan
+from vsa_ray.outputs import HOW
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ LOADED = pa.schema(
     }
 )
 """What `LoadImages` returns. It lives in memory only: pixels are never written."""
-
-HOW = {"made_from": False}
-"""Of a setting that says how to read images and not what is made of them: see outputs.origin."""
 
 CANARIES = 3
 """Images that were answered for, asked for again to see whether storage still works."""

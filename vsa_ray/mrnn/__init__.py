@@ -1,6 +1,12 @@
-"""The caption model (section 5 of the paper): `model` learns from sentences, `beam` writes them."""
+"""The caption model (section 5 of the paper).
+
+model.py    learns from sentences
+beam.py     writes them, in ids of words
+writing.py  writes them in words
+"""
 
 from vsa_ray.mrnn.beam import Caption, beam_search
 from vsa_ray.mrnn.model import CaptionerConfig, MultimodalRNN
+from vsa_ray.mrnn.writing import write_captions
 
-__all__ = ["Caption", "CaptionerConfig", "MultimodalRNN", "beam_search"]
+__all__ = ["Caption", "CaptionerConfig", "MultimodalRNN", "beam_search", "write_captions"]

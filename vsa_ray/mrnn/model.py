@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsa_ray.dropout import Dropout
+from vsa_ray.standardised import Standardised
 from vsa_ray.vocabulary import END
 
 Cell = Literal["rnn", "lstm"]
@@ -61,7 +62,7 @@ class CaptionerConfig:
             raise ValueError(f"CaptionerConfig.dropout must be in [0, 1), got {self.dropout}")
 
 
-class MultimodalRNN(nn.Module):
+class MultimodalRNN(Standardised):
     """Eqs. 13-15, or the same around an LSTM.
 
     Args:
@@ -72,9 +73,6 @@ class MultimodalRNN(nn.Module):
             where a checkpoint is about to be loaded.
     """
 
-    mean_F: Tensor
-    scale_F: Tensor
-
     def __init__(
         self,
         config: CaptionerConfig,
@@ -83,7 +81,7 @@ class MultimodalRNN(nn.Module):
         vocabulary_size: int,
         log_frequencies_V: Tensor | None,
     ) -> None:
-        super().__init__()
+        super().__init__(feature_dim)
         if vocabulary_size < 2:
             raise ValueError(
                 f"vocabulary_size must be >= 2 (END and a word), got {vocabulary_size}"
@@ -97,8 +95,6 @@ class MultimodalRNN(nn.Module):
         self.recurrence = nn.Linear(state_dim, inputs_dim, bias=False)  # W_hh
         self.output = nn.Linear(state_dim, vocabulary_size)  # W_oh, b_o
         self.drop = Dropout(config.dropout)
-        self.register_buffer("mean_F", torch.zeros(feature_dim))
-        self.register_buffer("scale_F", torch.ones(feature_dim))
         self._initialise(log_frequencies_V)
 
     @torch.no_grad()
@@ -123,27 +119,6 @@ class MultimodalRNN(nn.Module):
             self.output.bias.zero_()
         else:
             self.output.bias.copy_(log_frequencies_V)
-
-    def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
-        """From now on see features as `(features - mean_F) / scale_F`; kept in the checkpoint.
-
-        Args:
-            mean_F, scale_F: mean and standard deviation over the training split. A dimension that
-                never changes (scale 0) is only centred.
-
-        Raises:
-            ValueError: not F numbers each, or a scale that is negative or not finite.
-        """
-        for name, value_F in (("mean_F", mean_F), ("scale_F", scale_F)):
-            if value_F.shape != self.mean_F.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(value_F.shape)}, but the features are "
-                    f"{len(self.mean_F)} wide"
-                )
-        if not bool(((scale_F >= 0) & scale_F.isfinite() & mean_F.isfinite()).all()):
-            raise ValueError("mean_F and scale_F must be finite, and scale_F not negative")
-        self.mean_F.copy_(mean_F)
-        self.scale_F.copy_(torch.where(scale_F == 0, 1.0, scale_F))
 
     def forward(self, features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> Tensor:
         """Score sentences, each given its image -> negative log-likelihoods_B, END included.
@@ -176,8 +151,8 @@ class MultimodalRNN(nn.Module):
 
     def image_inputs(self, features_BF: Tensor) -> Tensor:
         """b_v of Eq. 13 -> (B, G)."""
-        features_BF = (features_BF.to(self.mean_F.dtype) - self.mean_F) / self.scale_F
-        inputs_BG: Tensor = self.image_input(self.drop(features_BF))
+        x_BF = self.standardised(features_BF)
+        inputs_BG: Tensor = self.image_input(self.drop(x_BF))
         return inputs_BG
 
     def word_inputs(self, ids_N: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from vsa_ray import schema, storage
 from vsa_ray.errors import UserError
@@ -15,9 +15,6 @@ STRIDE = 32
 
 MOST_MAPS = 4
 """All that CNNs of four stages have."""
-
-WHERE = {"device", "precision"}
-"""Settings of RegionConfig that depend on the machine, and not on what a model has learned."""
 
 MOST_BOXES = 126
 """With the whole image one more: the alignment keeps which region won as an int8."""
@@ -139,15 +136,6 @@ class RegionConfig:
             packaged(self.backbone_weights)
         elif self.backbone_weights not in ("timm", "random"):
             _require_file("backbone_weights", self.backbone_weights)
-
-
-def made_with(regions: str) -> dict[str, Any]:
-    """The settings by name that a `regions` table was made with, but for those that say where the
-    work is done; none where they are not known."""
-    success = storage.committed(regions) or {}
-    made_from = success.get("made_from", {})
-    names = [field.name for field in fields(RegionConfig) if field.name not in WHERE]
-    return {name: made_from[f"regions.{name}"] for name in names if f"regions.{name}" in made_from}
 
 
 def is_name(weights: str) -> bool:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Networks and their libraries are imported where they are built, in the workers: the driver only
 # names this class, and would wait for them for seconds.
 
+THREADS = 1
+"""Of a worker: where there is no GPU, jobs start a worker for each CPU."""
+
 
 class _DescribeRegions(ABC):
     """Stage: a table of images.LOADED in, schema.REGIONS out. Failed images pass through.
@@ -74,7 +77,7 @@ class _DescribeRegions(ABC):
 class DetectRegions(_DescribeRegions):
     """The boxes are those that a detector finds."""
 
-    def __init__(self, config: RegionConfig, threads: int = 1) -> None:
+    def __init__(self, config: RegionConfig) -> None:
         """Load the models.
 
         Raises:
@@ -82,8 +85,8 @@ class DetectRegions(_DescribeRegions):
         """
         config.check()
         device = _device(config)
-        self._describe = _load_features(config, threads, device)
-        self._detect = make_detector(config, threads, device)
+        self._describe = _load_features(config, device)
+        self._detect = make_detector(config, THREADS, device)
 
     def _find(self, image_ids: list[str], images: list[Pixels]) -> list[Detections]:
         return self._detect(images)
@@ -92,7 +95,7 @@ class DetectRegions(_DescribeRegions):
 class DescribeBoxes(_DescribeRegions):
     """The boxes are given, such as those that people drew; each has a confidence of 1."""
 
-    def __init__(self, config: RegionConfig, boxes: pa.Table, threads: int = 1) -> None:
+    def __init__(self, config: RegionConfig, boxes: pa.Table) -> None:
         """Load the backbone.
 
         Args:
@@ -103,7 +106,7 @@ class DescribeBoxes(_DescribeRegions):
         """
         columns = boxes["image_id"].to_pylist(), schema.matrices(boxes["boxes"], 4)
         self._boxes = dict(zip(*columns, strict=True))
-        self._describe = _load_features(config, threads, _device(config))
+        self._describe = _load_features(config, _device(config))
 
     def _find(self, image_ids: list[str], images: list[Pixels]) -> list[Detections]:
         from vsa_ray.regions.detectors import Detections
@@ -117,12 +120,12 @@ class DescribeBoxes(_DescribeRegions):
         return found
 
 
-def _load_features(config: RegionConfig, threads: int, device: torch.device) -> RegionFeatures:
+def _load_features(config: RegionConfig, device: torch.device) -> RegionFeatures:
     import torch
 
     from vsa_ray.regions.features import RegionFeatures
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     return RegionFeatures(config, device)
 
 

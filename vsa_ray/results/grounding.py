@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from vsa_ray import evaluation, metrics
+from vsa_ray.alignment import LabelWords
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation import Hints, LabelWords, PhraseScores
+from vsa_ray.evaluation import Hints, PhraseScores
 from vsa_ray.results.measuring import Split
 
 WEIGHTS: dict[str, tuple[float | None, ...]] = {

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vsa_ray import batches, evaluation, schema
+from vsa_ray import batches, evaluation, mrnn, schema
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
 from vsa_ray.evaluation.boxes import BoxKey
@@ -154,7 +154,7 @@ def _of_boxes(
 def _write(
     captioner: Captioner, features_BF: npt.NDArray[np.generic], config: CaptionConfig
 ) -> list[str]:
-    written = evaluation.write_captions(
+    written = mrnn.write_captions(
         captioner.model,
         captioner.vocabulary,
         features_BF,

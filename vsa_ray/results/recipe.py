@@ -15,11 +15,11 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from vsa_ray import checkpoints, schema, storage
+from vsa_ray.alignment import LabelWords, label_words
 from vsa_ray.alignment.config import Loss
 from vsa_ray.batches import Seen
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
-from vsa_ray.evaluation import LabelWords, label_words
 from vsa_ray.results import grounding, measuring
 from vsa_ray.results.grounding import Decoding
 from vsa_ray.results.measuring import TOGETHER, Split

@@ -9,9 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-HOW = {"made_from": False}
-"""Of settings that change nothing about the result: a training that was stopped may go on with
-other values of them, and with no others."""
+from vsa_ray.outputs import HOW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,8 +70,8 @@ ALONE = Beside()
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """All that a worker is told."""
+class _Assignment:
+    """All that a worker is given."""
 
     task: Task
     config: TrainConfig
@@ -81,7 +81,7 @@ class _Work:
     rows: list[int]
     """Of each block."""
 
-    messages: Queue
+    log_queue: Queue
     """Pairs (level, text), for the driver to show."""
 
     at_once: int
@@ -120,9 +120,9 @@ def train(
     require_shared(output.uri)
     # Workers may stand in another directory.
     output = replace(output, uri=storage.absolute(output.uri)).take_turn()
-    with messages.shown() as told:
-        work = _Work(task, config, run, output, blocks, rows, told, beside.at_once)
-        result = _fit(work, beside.callbacks)
+    with messages.shown() as log_queue:
+        assignment = _Assignment(task, config, run, output, blocks, rows, log_queue, beside.at_once)
+        result = _fit(assignment, beside.callbacks)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
     epochs = [pair for pair in result.best_checkpoints or () if pair[1][task.score] > NO_SCORE]
@@ -139,17 +139,17 @@ def _uri(output: str, checkpoint: ray.train.Checkpoint) -> str:
     return runs.uri(output, checkpoint.path.rpartition("/")[2])
 
 
-def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
+def _fit(assignment: _Assignment, callbacks: Sequence[UserCallback]) -> Any:
     """Train, through failures of workers as long as there is a checkpoint between them."""
-    filesystem, path = storage.resolve(storage.join(work.output.uri, runs.CHECKPOINTS))
+    filesystem, path = storage.resolve(storage.join(assignment.output.uri, runs.CHECKPOINTS))
     own = [_Epochs(callback) for callback in callbacks]
     # Once: a node that is lost for a moment changes nothing.
-    scaling = _scaling(work.config, work.at_once)
+    scaling = _scaling(assignment.config, assignment.at_once)
     while True:
-        before = runs.done(work.output.uri)
+        before = runs.done(assignment.output.uri)
         trainer = ray.train.torch.TorchTrainer(
-            _work,  # type: ignore[arg-type]  # what it returns is in the result
-            train_loop_config={"work": work},
+            _run_worker,  # type: ignore[arg-type]  # what it returns is in the result
+            train_loop_config={"assignment": assignment},
             torch_config=_TorchConfig(),
             scaling_config=scaling,
             run_config=ray.train.RunConfig(
@@ -159,14 +159,14 @@ def _fit(work: _Work, callbacks: Sequence[UserCallback]) -> Any:
                 callbacks=own,  # type: ignore[arg-type]  # typed for Train V1
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=work.task.score
+                    num_to_keep=1, checkpoint_score_attribute=assignment.task.score
                 ),
             ),
         )
         try:
             return trainer.fit()
         except ray.train.WorkerGroupError:
-            if runs.done(work.output.uri) == before:
+            if runs.done(assignment.output.uri) == before:
                 raise
             logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
 
@@ -229,19 +229,19 @@ class _TorchConfig(ray.train.torch.TorchConfig):
         return _Backend
 
 
-def _work(settings: dict[str, Any]) -> str | None:
+def _run_worker(settings: dict[str, Any]) -> str | None:
     """What every worker runs -> why the training cannot go on."""
-    work: _Work = settings["work"]
-    place = _RayPlace(work)
+    assignment: _Assignment = settings["assignment"]
+    place = _RayPlace(assignment)
     if place.device.type == "cpu":
-        sharing = ray.train.get_context().get_local_world_size() * work.at_once
+        sharing = ray.train.get_context().get_local_world_size() * assignment.at_once
         torch.set_num_threads(max(1, machine.cpus() // sharing))
-    images = Blocks(work.rows, lambda number: ray.get(work.blocks[number]))
+    images = Blocks(assignment.rows, lambda number: ray.get(assignment.blocks[number]))
     try:
-        work.output.check_turn()
+        assignment.output.check_turn()
         # That MLflow takes nothing, for example: here nobody would see it.
-        with messages.telling(work.messages, who="vsa_ray", least=logging.WARNING):
-            Worker(work.task, work.config, work.run, place, images).train()
+        with messages.telling(assignment.log_queue, who="vsa_ray", least=logging.WARNING):
+            Worker(assignment.task, assignment.config, assignment.run, place, images).train()
     except (TrainingError, OutputError) as error:  # raised, it would be tried again
         return str(error)
     return None
@@ -250,8 +250,8 @@ def _work(settings: dict[str, Any]) -> str | None:
 class _RayPlace:
     """A worker's place in Ray Train."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work = work
+    def __init__(self, assignment: _Assignment) -> None:
+        self.assignment = assignment
         self.device: torch.device = ray.train.torch.get_device()
 
     def prepare(self, loss: nn.Module) -> nn.Module:
@@ -262,11 +262,11 @@ class _RayPlace:
 
     def latest(self) -> str:
         checkpoint = ray.train.get_checkpoint()
-        return _uri(self.work.output.uri, checkpoint) if checkpoint else ""
+        return _uri(self.assignment.output.uri, checkpoint) if checkpoint else ""
 
     def save(self, directory: str, progress: Progress, metrics: Metrics) -> None:
         ray.train.report(
-            {self.work.task.score: NO_SCORE, **metrics},
+            {self.assignment.task.score: NO_SCORE, **metrics},
             checkpoint=ray.train.Checkpoint.from_directory(directory) if directory else None,
             checkpoint_dir_name=runs.name(progress),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
@@ -275,20 +275,20 @@ class _RayPlace:
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Runs in a thread; Ray knows of the checkpoint when it has returned."""
-        self.work.output.check_turn()
+        self.assignment.output.check_turn()
         kept = ray.train.get_context().get_storage()
-        checkpoints.upload(checkpoint.path, runs.uri(self.work.output.uri, name))
+        checkpoints.upload(checkpoint.path, runs.uri(self.assignment.output.uri, name))
         shutil.rmtree(checkpoint.path)  # not before: what failed, Ray may try again
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
 
     def told_to_end(self) -> bool:
-        told = _told_to_end.is_set()
+        notice = _told_to_end.is_set()
         _told_to_end.clear()
-        return told
+        return notice
 
     def preempted(self) -> bool:
         return ray.train.get_preemption_info() is not None
 
     def show(self, text: str, *, warn: bool = False) -> None:
-        self.work.messages.put((logging.WARNING if warn else logging.INFO, text))
+        self.assignment.log_queue.put((logging.WARNING if warn else logging.INFO, text))

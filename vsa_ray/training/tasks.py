@@ -21,6 +21,7 @@ from vsa_ray.alignment import (
     AlignmentConfig,
     AlignmentModel,
     Detected,
+    LabelWords,
     distillation_loss,
     image_sentence_scores,
     ranking_loss,
@@ -28,8 +29,7 @@ from vsa_ray.alignment import (
 from vsa_ray.alignment.distillation import prior
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
-from vsa_ray.evaluation import LabelWords
-from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN
+from vsa_ray.mrnn import CaptionerConfig, MultimodalRNN, write_captions
 from vsa_ray.texts import attach
 from vsa_ray.training import gathering
 from vsa_ray.training.moments import Moments
@@ -54,12 +54,12 @@ class Pair:
     features: Ragged
     words: Ragged
 
-    told: Detected | None = None
+    detected: Detected | None = None
     """Where the detector teaches: what it knows of these regions and words."""
 
     def to(self, device: torch.device) -> Pair:
-        told = self.told and self.told.to(device)
-        return Pair(self.features.to(device), self.words.to(device), told)
+        detected = self.detected and self.detected.to(device)
+        return Pair(self.features.to(device), self.words.to(device), detected)
 
 
 class Task(Protocol):
@@ -123,9 +123,10 @@ class AlignmentTask:
         words = Ragged.of(drawn)
         features = batches.features(images, with_detections=self.config.detections)
         seen = batches.seen(features, self.config.regions)
-        return Pair(seen, words, self._told(images, words) if self.config.distillation else None)
+        detected = self._detected(images, words) if self.config.distillation else None
+        return Pair(seen, words, detected)
 
-    def _told(self, images: pa.Table, words: Ragged) -> Detected:
+    def _detected(self, images: pa.Table, words: Ragged) -> Detected:
         assert self.labels is not None, "a detector teaches by its classes"
         lengths = torch.tensor([len(labels) for labels in images["labels"].to_pylist()])
         found_P6 = torch.from_numpy(batches.detections(images))
@@ -155,10 +156,10 @@ class AlignmentTask:
             score=self.config.score,
         )
         share = ranking_loss(scores_BC, first, self.config, gather=gathering.gather)
-        if batch.told is None:
+        if batch.detected is None:
             return share
         taught = distillation_loss(
-            regions_PD, batch.features.lengths, own_WD, batch.words.lengths, batch.told
+            regions_PD, batch.features.lengths, own_WD, batch.words.lengths, batch.detected
         )
         return share + self.config.distillation * taught / len(words.rows)
 
@@ -253,7 +254,7 @@ class CaptionTask:
         perplexity = self._perplexity(model, images)
         if not self.has_sentences:
             return {"dev/score": -perplexity, "dev/perplexity": perplexity}
-        captions = evaluation.write_captions(
+        captions = write_captions(
             model, self.vocabulary, batches.whole_image_features(images), beam_size=1
         )
         cider = metrics.cider([caption.split() for caption, _ in captions], _sentences(images))

@@ -75,13 +75,13 @@ def label_words(
             row[classes[label]] = score
     image_of = {image_id: row for row, image_id in enumerate(present)}
     columns = sentences["image_id"].to_pylist(), sentences["words"].to_pylist()
-    told = [
+    encoded = [
         (image_of[image_id], np.unique(vocabulary.encode(words)))
         for image_id, words in zip(*columns, strict=True)
         if image_id in image_of
     ]
-    words_W = np.concatenate([ids for _, ids in told])
-    images_W = np.repeat([image for image, _ in told], [len(ids) for _, ids in told])
+    words_W = np.concatenate([ids for _, ids in encoded])
+    images_W = np.repeat([image for image, _ in encoded], [len(ids) for _, ids in encoded])
     likely_VL = _translate(words_W, images_W, presence_BL, len(vocabulary))
     overall_V = np.bincount(words_W, minlength=len(vocabulary)) / len(words_W)
     evidence_VL = np.log((likely_VL + LEAST) / (overall_V[:, None] + LEAST))

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from vsa_ray import evaluation
-from vsa_ray.evaluation import labels
-from vsa_ray.evaluation.labels import MOST_EVIDENCE
+from vsa_ray.alignment import label_words, labels
+from vsa_ray.alignment.labels import MOST_EVIDENCE
 from vsa_ray.vocabulary import Vocabulary
 
 
@@ -47,7 +46,7 @@ def test_a_word_belongs_to_the_class_that_it_comes_with(vocabulary: Vocabulary) 
     sentences = said(
         ("1", "a puppy a toy"), ("2", "a puppy here"), ("3", "a toy here"), ("4", "a here here")
     )
-    found = evaluation.label_words([regions.slice(0, 2), regions.slice(2)], sentences, vocabulary)
+    found = label_words([regions.slice(0, 2), regions.slice(2)], sentences, vocabulary)
     assert found.classes == {"ball": 0, "dog": 1, "": 2}
     words = vocabulary.encode(["a", "puppy", "toy", "here"])
     evidence_TR = found.evidence(words, ["dog", "ball", "", "zebra"])
@@ -65,7 +64,7 @@ def test_probabilities_are_those_of_model_1(vocabulary: Vocabulary) -> None:
     """One class in every image: a word is its translation as often as it stands there."""
     regions = seen(("1", {"dog": 0.5}), ("2", {"dog": 0.5}))
     sentences = said(("1", "a puppy"), ("2", "a toy"), ("absent", "here"))
-    found = evaluation.label_words([regions], sentences, vocabulary)
+    found = label_words([regions], sentences, vocabulary)
     evidence_T1 = found.evidence(vocabulary.encode(["a", "puppy", "toy"]), ["dog"])
     np.testing.assert_allclose(evidence_T1, 0, atol=0.01)
 
@@ -73,9 +72,9 @@ def test_probabilities_are_those_of_model_1(vocabulary: Vocabulary) -> None:
 def test_words_in_blocks_teach_the_same(
     regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluation.label_words([regions], sentences, vocabulary)
+    whole = label_words([regions], sentences, vocabulary)
     monkeypatch.setattr(labels, "WORDS_AT_ONCE", 2)
-    found = evaluation.label_words([regions], sentences, vocabulary)
+    found = label_words([regions], sentences, vocabulary)
     np.testing.assert_allclose(found.evidence_VL, whole.evidence_VL, atol=1e-6)
     assert np.abs(whole.evidence_VL).max() > 0.1
 
@@ -84,5 +83,5 @@ def test_failed_images_are_no_trouble(
     regions: pa.Table, sentences: pa.Table, vocabulary: Vocabulary
 ) -> None:
     assert pc.any(pc.equal(regions["status"], "unreadable")).as_py()
-    found = evaluation.label_words([regions], sentences, vocabulary)
+    found = label_words([regions], sentences, vocabulary)
     assert set(found.classes) == {"dog", "ball", ""}

@@ -1,0 +1,50 @@
+"""Features in units of their own spread, as both models see them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardised(nn.Module):
+    """A model that sees features as `(features - mean_F) / scale_F`; both are in its checkpoint.
+
+    As a part of a model, and not its base, it would give these two other names there.
+
+    Args:
+        feature_dim: numbers of a feature. Until `standardise`, it is seen as it is.
+    """
+
+    mean_F: Tensor
+    scale_F: Tensor
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_F", torch.zeros(feature_dim))
+        self.register_buffer("scale_F", torch.ones(feature_dim))
+
+    def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
+        """From now on see features relative to these.
+
+        Args:
+            mean_F: mean over the training split.
+            scale_F: standard deviation over it; a number that never varies (0) is only shifted.
+
+        Raises:
+            ValueError: not F numbers each, one that is not finite, or a scale that is negative.
+        """
+        for name, value_F in (("mean_F", mean_F), ("scale_F", scale_F)):
+            if value_F.shape != self.mean_F.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(value_F.shape)}, but the features are "
+                    f"{len(self.mean_F)} wide"
+                )
+        if not bool(((scale_F >= 0) & scale_F.isfinite() & mean_F.isfinite()).all()):
+            raise ValueError("mean_F and scale_F must be finite, and scale_F not negative")
+        self.mean_F.copy_(mean_F)
+        self.scale_F.copy_(torch.where(scale_F > 0, scale_F, 1.0))
+
+    def standardised(self, features_PF: Tensor) -> Tensor:
+        """Features of any float type -> (P, F) in that of the model."""
+        # Converted as a whole first: arithmetic of two types is several times slower on a CPU.
+        return (features_PF.to(self.mean_F.dtype) - self.mean_F).div_(self.scale_F)
