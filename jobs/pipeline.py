@@ -99,7 +99,9 @@ def main(config: JobConfig) -> None:
     logger.info("metrics: %s", storage.join(out, "metrics.json"))
     if config.gallery_images:
         logger.info("gallery: %s", storage.join(out, "gallery", "index.html"))
-    logger.info("runs:    mlflow ui --backend-store-uri %s", tracking.store())
+    store = tracking.store()
+    ui = "mlflow ui --backend-store-uri " if store.startswith(tracking.SQLITE) else ""
+    logger.info("runs:    %s%s", ui, tracking.shown(store))
 
 
 def _finished(out: str, stage: str) -> dict[str, Any] | None:

@@ -10,10 +10,10 @@ function imports what it needs of it.
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import logging
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsa_ray.config import flatten
 from vsa_ray.errors import UserError
+from vsa_ray.versions import versions
 
 if TYPE_CHECKING:
     import mlflow
@@ -36,7 +37,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 EXPERIMENT = "vsa_ray"
 SQLITE = "sqlite:///"
 _MAX_PARAM = 500
-_VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "mlflow")
+_PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow")
 
 
 class TrackingError(UserError):
@@ -45,7 +46,16 @@ class TrackingError(UserError):
 
 def store() -> str:
     """Where runs go, as every process of this machine understands it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path.cwd() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if not uri.startswith(SQLITE):
+        return uri
+    # Trials of a search, and workers of a cluster, stand in other directories.
+    return f"{SQLITE}{Path.cwd() / uri.removeprefix(SQLITE)}"
+
+
+def shown(uri: str) -> str:
+    """A store as logs may have it: without the user and password of a database or a server."""
+    return re.sub(r"(?<=://).*@", "***@", uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Run:
         try:
             yield
         except (MlflowException, OSError) as error:
-            logger.warning("MLflow at %s did not take a log: %s", self.uri, error)
+            logger.warning("MLflow at %s did not take a log: %s", shown(self.uri), error)
 
 
 @contextmanager
@@ -117,8 +127,9 @@ def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) ->
     tags = {"mlflow.runName": name, "mlflow.parentRunId": parent.run_id if parent else ""}
     current = Run(uri, _begin(uri, {key: value for key, value in tags.items() if value}))
     current.params(settings)
-    versions = {f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS}
-    current.tags({**versions, "machine": platform.platform(), "python": platform.python_version()})
+    found = versions(*_PACKAGES)
+    tags = {f"version.{name}": version for name, version in found.items() if name != "python"}
+    current.tags({**tags, "machine": platform.platform(), "python": found["python"]})
     status = "FAILED"
     try:
         yield current
@@ -144,7 +155,8 @@ def _begin(uri: str, tags: Mapping[str, str]) -> str:
         return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
     except MlflowException as error:
         raise TrackingError(
-            f"MLflow takes no runs at {uri}: {error}; set MLFLOW_TRACKING_URI to a store that does"
+            f"MLflow takes no runs at {shown(uri)}: {error}; set MLFLOW_TRACKING_URI to a store "
+            "that does"
         ) from error
 
 

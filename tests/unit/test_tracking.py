@@ -185,3 +185,25 @@ def test_a_child_goes_to_its_parents_store(tmp_path: Path, monkeypatch: pytest.M
         with tracking.run("trial", {}, parent=parent) as child:
             assert child.uri == parent.uri
     assert not (tmp_path / "trial" / "mlflow.db").exists()
+
+
+def test_a_store_beside_the_job_is_one_for_processes_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///some.db")
+    assert tracking.store() == f"sqlite:///{here}/some.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/some.db")
+    assert tracking.store() == "sqlite:////elsewhere/some.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://mlflow:s3cr@et@db:5432/runs", "postgresql://***@db:5432/runs"),
+        ("http://user:s3cret@tracking:5000", "http://***@tracking:5000"),
+        ("http://tracking:5000", "http://tracking:5000"),
+        ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+    ],
+)
+def test_passwords_of_a_store_are_not_shown(uri: str, shown: str) -> None:
+    assert tracking.shown(uri) == shown
