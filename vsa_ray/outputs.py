@@ -35,6 +35,9 @@ JOB = "_job.json"
 TURN = "_turn"
 """Which start of the job writes: the last one."""
 
+RETRY = "_retry"
+"""Says that failed rows are being taken out."""
+
 SUMMARY = "_summary.json"
 """How a finished table came about."""
 
@@ -137,7 +140,12 @@ class Output:
         return success if success and success["made_from"] == self.made_from else None
 
     def commit(self, **description: Any) -> None:
-        storage.commit(self.uri, {"made_from": self.made_from, **description})
+        """Say that the directory is complete, and what is in it.
+
+        Each commit has a number of its own: what is made anew is another input to what follows.
+        """
+        own = {"made_from": self.made_from, "number": uuid.uuid4().hex}
+        storage.commit(self.uri, {**own, **description})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +165,8 @@ class TableOutput(Output):
         """Take the failed rows out of a finished table, so that the job makes them again; their
         files' other rows too -> how many have failed. Nothing where it has not finished.
         """
-        if self.committed() is None:
+        retry = storage.join(self.uri, RETRY)
+        if self.committed() is None and not storage.exists(retry):
             return 0
         files = list(self.done().values())
         failed = {
@@ -165,10 +174,12 @@ class TableOutput(Output):
             for file, written in zip(files, self._look_into(files), strict=True)
         }
         if total := sum(failed.values()):
-            # First: from here on it is unfinished.
+            # In this order: killed in between, it is unfinished, and the same call goes on.
+            storage.write_bytes(retry, b"")
             storage.delete(storage.join(self.uri, storage.SUCCESS))
             for file in (file for file, rows in failed.items() if rows):
                 storage.delete(file)
+        storage.delete(retry)
         return total
 
     def write(self, span: Span, table: pa.Table) -> Written:
@@ -242,15 +253,22 @@ class TableOutput(Output):
 
     def check_errors(self, written: Written) -> None:
         """Raise OutputError, with the reasons, where too large a share of the rows has failed."""
-        failed = Counter({kind: n for kind, n in written.by_status.items() if kind != "ok"})
-        if failed.total() <= self.max_error_rate * written.rows:
+        if not self.too_many_failed(written):
             return
+        failed = _failed(written)
         reasons = ", ".join(f"{n} {kind}" for kind, n in failed.most_common())
         raise OutputError(
             f"{self.uri}: {failed.total()} of {written.rows} images failed ({reasons}), over "
             f"--max-error-rate {self.max_error_rate:g}; the column `error` of its files says why. "
             "Put it right and delete the output, or go on with a higher --max-error-rate"
         )
+
+    def too_many_failed(self, written: Written) -> bool:
+        return _failed(written).total() > self.max_error_rate * written.rows
+
+    def count(self, files: list[str]) -> Written:
+        """What is in some of its files."""
+        return sum(self._look_into(files), start=Written(0, {}))
 
     def _check(self, done: Mapping[Span, str], rows: int | None) -> Written:
         found = self._look_into(list(done.values()))
@@ -272,6 +290,10 @@ class TableOutput(Output):
     def _look_into(self, files: list[str]) -> list[Written]:
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(partial(look, format=self.format), files))
+
+
+def _failed(written: Written) -> Counter[str]:
+    return Counter({kind: n for kind, n in written.by_status.items() if kind != "ok"})
 
 
 def _is_data(file: str) -> bool:

@@ -22,6 +22,10 @@ class Written:
     rows: int
     by_status: dict[str, int]
 
+    def __add__(self, other: Written) -> Written:
+        both = Counter(self.by_status) + Counter(other.by_status)
+        return Written(self.rows + other.rows, dict(both))
+
 
 def encode(table: pa.Table, format: Format) -> tuple[bytes, Written]:
     """The bytes of a file, and what is in it."""

@@ -225,3 +225,52 @@ def test_failed_rows_are_made_again(tmp_path: Path, format: Any) -> None:
     assert out.finish([3]) == Written(3, {"ok": 3})
     assert out.reopen() == 0
     assert out.finished() == Written(3, {"ok": 3})
+
+
+def test_taking_out_failed_rows_survives_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = output(tmp_path)
+    out.begin()
+    out.write(Span(0, 0, 1), rows("a", status="access_denied"))
+    out.write(Span(0, 1, 2), rows("b", status="access_denied"))
+    out.write(Span(0, 2, 3), rows("c"))
+    out.finish([3])
+    delete, deleted = storage.delete, list[str]()
+
+    def killed(uri: str) -> None:
+        if len(deleted) == 2:
+            raise KeyboardInterrupt
+        deleted.append(uri)
+        delete(uri)
+
+    monkeypatch.setattr(storage, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        out.reopen()
+    monkeypatch.setattr(storage, "delete", delete)
+    assert out.finished() is None
+    assert out.reopen() == 1  # that of the file that was not deleted yet
+    assert list(out.done()) == [Span(0, 2, 3)]
+    assert out.reopen() == 0
+
+
+def test_an_output_made_anew_is_another_one(tmp_path: Path) -> None:
+    """With as many rows, from other pictures at the same place."""
+    source = output(tmp_path)
+    origins = []
+    for image_id in ("a", "b"):
+        source.begin()
+        source.write(Span(0, 0, 1), rows(image_id))
+        source.finish([1])
+        origins.append(origin("test", {"source": source.uri}))
+        assert origins[-1] == origin("test", {"source": source.uri})
+        storage.delete(source.uri)
+    assert origins[0] != origins[1]
+
+
+def test_counts_add_up(tmp_path: Path) -> None:
+    out = output(tmp_path)
+    out.write(Span(0, 0, 2), rows("a", "b"))
+    out.write(Span(0, 2, 3), rows("c", status="missing"))
+    assert out.count(list(out.done().values())) == Written(3, {"ok": 2, "missing": 1})
+    assert out.count([]) == Written(0, {})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from vsa_ray.listing import PART_ROWS
 from vsa_ray.outputs import OutputError, TableOutput
 from vsa_ray.spans import Span, pending
 from vsa_ray.table_files import Written
+from vsa_ray.versions import versions
 
 FILE_ROWS = 64
 """Rows of a file, where as many come in order: what a kill can cost, beside what is under way."""
@@ -38,7 +37,7 @@ READ_TASKS = 4096
 SURE_ROWS = 200
 """Before so many rows a high share of errors stops nothing: it may be chance."""
 
-VERSIONS = ("vsa_ray", "ray", "torch", "torchvision", "timm", "onnxruntime", "pillow", "pyarrow")
+PACKAGES = ("ray", "torch", "torchvision", "timm", "onnxruntime", "pillow", "pyarrow")
 
 _WRITTEN = pa.schema({"rows": pa.int64(), "by_status": pa.map_(pa.string(), pa.int64())})
 
@@ -90,23 +89,35 @@ def make_table(
     output = output.take_turn()
     require_shared(output.uri)
     done = output.done()
-    left = pending(done, parts)
+    left, errors = pending(done, parts), _Errors(output, list(done.values()))
     with Progress(output.uri, sum(parts), sum(span.rows for span in done), log) as progress:
         if left:
             for made in _run(inputs, left, stages, output, batch_size):
                 progress.add(made["rows"], dict(made["by_status"]))
                 if progress.rows >= SURE_ROWS:
-                    so_far = Written(progress.rows, dict(progress.by_status))
-                    output.check_errors(so_far)
+                    errors.check(Written(progress.rows, dict(progress.by_status)))
     summary = {
         "rows_of_last_run": progress.rows,
         "seconds_of_last_run": round(progress.seconds, 1),
         "images_per_second": round(progress.rows / max(progress.seconds, 1e-3), 2),
         "made_from": output.made_from,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
-        | {"python": platform.python_version()},
+        "versions": versions(*PACKAGES),
     }
     return output.finish(parts, rows=rows, summary=summary)
+
+
+class _Errors:
+    """Whether too many rows have failed, those of earlier starts among them."""
+
+    def __init__(self, output: TableOutput, files: list[str]) -> None:
+        self._output, self._files = output, files
+        self._before: Written | None = None
+
+    def check(self, made: Written) -> None:
+        """Raise OutputError where a job that was never stopped would end too."""
+        if self._before is None and self._output.too_many_failed(made):
+            self._before = self._output.count(self._files)  # files are opened: not without need
+        self._output.check_errors(made + self._before if self._before else made)
 
 
 def _run(
