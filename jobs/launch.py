@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,6 +65,7 @@ def launch(
             prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
             recipe=recipe,
         )
+        _check_secrets(parsed)
         if not finished(parsed):
             parsed.check()
             if needs_ray:
@@ -76,6 +78,13 @@ def launch(
         if mistake is None:
             raise
         _give_up(f"error: {mistake}", 2)
+
+
+def _check_secrets(parsed: Any) -> None:
+    """Before anything logs the settings."""
+    for _, value in config.flatten(asdict(parsed)):
+        if isinstance(value, str):
+            storage.check_secrets(value)
 
 
 def _run(job: Callable[[Job], object], parsed: Job) -> None:

@@ -159,12 +159,12 @@ def check_credentials(uri: str, error: BaseException) -> None:
         CredentialsError: S3 takes no request of these credentials.
     """
     found = _AWS_ERROR.findall(str(error))
-    if not found or not uri.startswith("s3://"):
+    if not found or not uri.lower().startswith("s3://"):
         return
     code, status = found[-1]
     if code not in _REFUSING_CODES and status not in _REFUSING_STATUS:
         return
-    bucket = uri.removeprefix("s3://").partition("/")[0]
+    bucket = uri[len("s3://") :].partition("/")[0]
     settings = tuple(os.environ.get(name, "") for name in _ENVIRONMENT)
     with _lock:
         reason = _refusal(bucket, settings, int(time.monotonic() / ASKED_AGAIN_SECONDS))

@@ -36,8 +36,7 @@ from vsa_ray.errors import UserError
 
 SUCCESS = "_SUCCESS"
 
-PARTIAL = ".partial"
-"""How the name of a local file ends that was not written to its end."""
+PARTIAL = ".partial"  # ends the name of a local file that was not written to its end
 
 BLOCK_ROWS = 256
 """Rows that `read_blocks` gives at once."""
@@ -45,7 +44,6 @@ BLOCK_ROWS = 256
 Result = TypeVar("Result")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 
 _SECRETS = re.compile(
@@ -85,15 +83,22 @@ def resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 def _check_s3(rest: str) -> None:
     """Refuse "bucket/key" where it holds what must not be in logs; does not repeat it."""
     rest, _, query = rest.partition("?")
-    bucket, slash, key = rest.partition("/")
-    if "@" in bucket or _SECRETS.search(query):
+    bucket = rest.partition("/")[0]
+    # A secret may hold a slash: then what looks like a bucket is the id of a key, and its colon.
+    if "@" in bucket or ":" in bucket or _SECRETS.search(query):
+        place = rest.rpartition("@")[2] if ":" not in rest or "@" in rest else "..."
         raise StorageError(
-            f"s3://{bucket.rpartition('@')[2]}{slash}{key}: credentials and endpoints do not "
-            "belong in a URI; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL in "
-            "the environment"
+            f"s3://{place}: credentials and endpoints do not belong in a URI, but in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
         )
     if not _BUCKET.fullmatch(bucket):
         raise StorageError(f"s3://{rest}: {bucket!r} is no name of a bucket; use s3://bucket/key")
+
+
+def check_secrets(uri: str) -> None:
+    """Raise StorageError where a URI carries credentials; asks nobody."""
+    if uri.lower().startswith("s3://"):
+        _check_s3(uri[len("s3://") :])
 
 
 def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Result:
@@ -142,16 +147,13 @@ def _type(uri: str) -> pyarrow.fs.FileType:
 
 def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
     """URIs of the files in a directory, in order of their names; empty where it is missing."""
-    for info in sorted(_listed(uri, recursive=recursive), key=lambda info: info.path):
-        yield ("s3://" if uri.startswith("s3://") else "") + info.path
 
-
-def _listed(uri: str, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
     def listed(filesystem: pyarrow.fs.FileSystem, path: str) -> list[pyarrow.fs.FileInfo]:
         selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         return [info for info in filesystem.get_file_info(selector) if info.is_file]
 
-    return _on(uri, listed)
+    for info in sorted(_on(uri, listed), key=lambda info: info.path):
+        yield ("" if is_local(uri) else "s3://") + info.path
 
 
 def read_bytes(uri: str) -> bytes:
@@ -166,7 +168,11 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    return read_bytes(uri).decode("utf-8")
+    """Raises StorageError where it is not UTF-8."""
+    try:
+        return read_bytes(uri).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{uri}: not UTF-8 ({error}); convert it") from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -201,7 +207,7 @@ def write_json(uri: str, value: object) -> None:
 
 def read_json(uri: str) -> Any:
     """Raises StorageError where the file is not JSON."""
-    data = read_bytes(uri)  # its own errors name no credentials; the one below names the URI
+    data = read_bytes(uri)
     try:
         return json.loads(data)
     except ValueError as error:

@@ -15,6 +15,8 @@ class Job:
     fails: bool = False
     """In its check."""
 
+    out: str = ""
+
     def check(self) -> None:
         if self.fails:
             raise UserError("it fails")
@@ -66,3 +68,13 @@ def test_ctrl_c_says_how_to_go_on(error: BaseException, capsys: pytest.CaptureFi
     """Ray Train's handler of the signal exits with 0."""
     assert ended(error) == INTERRUPTED
     assert capsys.readouterr().err == "stopped; start the same command again to go on\n"
+
+
+def test_credentials_in_a_setting_are_refused_before_anything_logs_it(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags += ["--out", "s3://AKIA7:hunter2@bucket/runs"]
+    assert ended(AssertionError("the job has begun")) == 2
+    told = capsys.readouterr().err
+    assert "credentials and endpoints do not belong in a URI" in told
+    assert "hunter2" not in told

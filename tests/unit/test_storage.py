@@ -113,14 +113,35 @@ def test_a_write_replaces_the_file_in_one_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["s3://AKIA7:hunter2@bucket/a", "s3://bucket/a?access_key=AKIA7&secret_key=hunter2"],
+    [
+        "s3://AKIA7:hunter2@bucket/a",
+        "s3://AKIA7:hun/ter2/hunter2@bucket/a",  # half of all secrets have a slash
+        "S3://AKIA7:hunter2@bucket/a",
+        "s3://bucket/a?access_key=AKIA7&secret_key=hunter2",
+    ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
-    with pytest.raises(storage.StorageError, match="credentials and endpoints do not") as caught:
-        storage.resolve(uri)
-    assert "hunter2" not in str(caught.value)
-    assert "AKIA7" not in str(caught.value)
-    assert str(caught.value).startswith("s3://bucket/a: ")
+    for refuses in (storage.resolve, storage.check_secrets):
+        with pytest.raises(
+            storage.StorageError, match="credentials and endpoints do not"
+        ) as caught:
+            refuses(uri)
+        assert "hunter2" not in str(caught.value)
+        assert "ter2" not in str(caught.value)
+        assert "AKIA7" not in str(caught.value)
+        assert "/a: credentials" in str(caught.value)
+
+
+def test_a_scheme_in_capitals(s3: str) -> None:
+    folder = "S3" + s3.removeprefix("s3") + "/capitals"
+    storage.write_bytes(storage.join(folder, "a"), b"x")
+    assert list(storage.list_files(folder)) == [storage.join(s3, "capitals", "a")]
+
+
+def test_a_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(storage.StorageError, match=r"a\.txt: not UTF-8 .*; convert it"):
+        storage.read_text(str(tmp_path / "a.txt"))
 
 
 def test_unknown_schemes_are_refused() -> None:
