@@ -23,11 +23,21 @@ PAGE_KEYS = 1000
 
 _REFUSED = {"AccessDenied", "NoSuchBucket", *s3.BAD_CREDENTIALS}
 
+_NO_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.ProfileNotFound,
+)
+
+logger = logging.getLogger(__name__)
+
 
 def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
     """URIs of the files below a directory, in an order that is always the same.
 
-    Names that start with a dot are left out: systems leave them behind.
+    Files and folders whose names start with a dot are left out: systems leave them behind. So are
+    folders that may not be read, with a warning. A name that is not UTF-8 has its odd
+    bytes escaped: no file is found by it, which makes it a row that says so.
 
     Args:
         depth: 1 looks into the directory itself alone, 0 as deep as it goes.
@@ -43,7 +53,8 @@ def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
     try:
         for key in _of_bucket(bucket, f"{prefix}/" if prefix else "", depth):
-            if not key.rpartition("/")[2].startswith(".") and not key.endswith("/"):
+            names = key[len(prefix) :].strip("/").split("/")
+            if not key.endswith("/") and not any(name.startswith(".") for name in names):
                 yield f"s3://{bucket}/{key}"
     except botocore.exceptions.ClientError as error:
         code = error.response.get("Error", {}).get("Code")
@@ -52,6 +63,11 @@ def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
         raise storage.StorageError(
             f"{uri} cannot be listed: {error}; check the bucket and the credentials in the "
             "environment"
+        ) from error
+    except _NO_CREDENTIALS as error:
+        raise storage.StorageError(
+            f"{uri} cannot be listed: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE, in the environment"
         ) from error
     except botocore.exceptions.BotoCoreError as error:
         raise s3.StorageOutage(f"{uri} cannot be listed: {error}; start again later") from error
@@ -74,12 +90,19 @@ def _of_disk(folder: str, depth: int, above: frozenset[tuple[int, int]]) -> Iter
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    with os.scandir(folder) as entries:
-        found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except PermissionError as error:
+        if not above:
+            raise storage.StorageError(f"{folder} cannot be listed: {error.strerror}") from error
+        logger.warning("%s is left out: %s", folder, error.strerror)
+        return
     for name, is_folder in found:
         path = f"{folder.rstrip('/')}/{name}"
+        if name.startswith("."):
+            continue
         if not is_folder:
-            if not name.startswith("."):
-                yield path
+            yield os.fsencode(path).decode(errors="backslashreplace")
         elif depth != 1:
             yield from _of_disk(path, depth, above | {here})

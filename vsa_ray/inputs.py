@@ -22,6 +22,9 @@ from vsa_ray.spans import Span, span_of
 READERS = 32
 """Footers that are read at once."""
 
+BUFFER_BYTES = 8 * 2**20
+"""Of a column of a row group, read at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -119,8 +122,8 @@ def slices(
         for first in range(gap.first, gap.stop, size):
             span = Span(gap.part, first, min(first + size, gap.stop))
             while held is None or at + len(held) < span.stop:
-                if held is not None and at + len(held) <= span.first:  # done before
-                    at, held = at + len(held), None
+                if held is not None and (done := min(span.first - at, len(held))):
+                    at, held = at + done, held.slice(done) if done < len(held) else None
                 more = next(batches)
                 held = more if held is None else pa.concat_tables([held, more])
             yield span, held.slice(span.first - at, span.rows)
@@ -150,7 +153,10 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
 def _read(part: Part, names: list[str], size: int, *, skip: int) -> Iterator[pa.Table]:
     filesystem, path = storage.resolve(part.uri)
     groups = None if part.row_group < 0 else [part.row_group]
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    # A file of ours is small: all of it in one request. Of a row group of somebody's, which may be
+    # as large as memory, no more than is used.
+    options = {"pre_buffer": False, "buffer_size": BUFFER_BYTES} if groups else {}
+    with pq.ParquetFile(path, filesystem=filesystem, **options) as parquet:
         for batch in parquet.iter_batches(size, row_groups=groups, columns=names or None):
             if skip < len(batch):
                 yield pa.Table.from_batches([batch.slice(skip)])

@@ -35,8 +35,16 @@ def read(file: str) -> Iterator[dict[str, str]]:
     A path that is not absolute is meant from the list's own folder.
 
     Raises:
-        storage.StorageError: no column of URIs, an empty URI, or one of an unknown scheme.
+        storage.StorageError: no column of URIs, an empty URI, or one of an unknown scheme; it is
+            not UTF-8.
     """
+    try:
+        yield from _read(file)
+    except UnicodeDecodeError as error:
+        raise storage.StorageError(f"{file}: not UTF-8 ({error}); convert it") from error
+
+
+def _read(file: str) -> Iterator[dict[str, str]]:
     folder = storage.absolute(file).rpartition("/")[0]
     for number, row in enumerate(_rows(file), start=1):
         uri = str(row["uri"] or "").strip()

@@ -6,6 +6,7 @@ images/reading.py reads the images themselves, those of a batch with one ranged 
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -30,8 +31,8 @@ END_BYTES = 2**20
 """Looked at behind the last member: the end of a tar file is zeros, some kilobytes mostly."""
 
 
-def members(uri: str, name: str) -> Iterator[dict[str, Any]]:
-    """The images of a tar file as rows of MEMBERS; image_id is NAME/MEMBER without its extension.
+def members(uri: str, shard: str) -> Iterator[dict[str, Any]]:
+    """The images of a tar file as rows of MEMBERS; image_id is SHARD/MEMBER without its extension.
 
     Raises:
         storage.StorageError: it is no tar file, a compressed one, or one that is damaged, cut off,
@@ -46,15 +47,17 @@ def members(uri: str, name: str) -> Iterator[dict[str, Any]]:
         ):
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
-                stem, dot, _ = member.name.rpartition(".")
-                base = member.name.rpartition("/")[2]
+                # Of a name that is not UTF-8, its odd bytes as \x..; it is read by its place.
+                name = os.fsencode(member.name).decode(errors="backslashreplace")
+                stem, dot, _ = name.rpartition(".")
+                base = name.rpartition("/")[2]
                 if not member.isfile() or base.startswith(".") or not dot:
                     continue
                 if not base.lower().endswith(IMAGE_SUFFIXES):
                     continue
                 yield {
-                    "image_id": f"{name}/{stem.removeprefix('./')}",
-                    "uri": f"{uri}#{member.name}",
+                    "image_id": f"{shard}/{stem.removeprefix('./')}",
+                    "uri": f"{uri}#{name}",
                     "split": "",
                     "container": uri,
                     "offset": member.offset_data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from vsa_ray import files, listing, schema, storage
+from vsa_ray.files import files_below
 from vsa_ray.images import LOADED, ImageConfig, LoadImages
 from vsa_ray.inputs import Inputs, slices
 from vsa_ray.listing import kind_of, list_images
 from vsa_ray.outputs import JOB
+from vsa_ray.s3 import StorageOutage
 from vsa_ray.spans import Span
 from vsa_ray.storage import StorageError
 
@@ -53,7 +56,7 @@ def out(place: str) -> str:
 
 def test_a_folder(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "PART_ROWS", 3)
-    uri = put(place, *NAMES, "._a.jpg", "notes.txt", "b/.hidden.png")
+    uri = put(place, *NAMES, "._a.jpg", "notes.txt", "b/.hidden.png", "b/.Trash/c/deleted.jpg")
     inputs = list_images(uri, out(place))
     assert inputs.rows == [3, 1]
     found = rows(inputs)
@@ -330,3 +333,77 @@ def test_kinds(tmp_path: Path) -> None:
     assert kind_of(str(tmp_path / "input")) == "parquet"
     with pytest.raises(StorageError, match="does not exist"):
         kind_of(str(tmp_path / "lost"))
+
+
+def test_a_name_that_is_not_utf_8_is_a_row_that_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "input"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/caf\xe9.jpg", "wb"):  # noqa: PTH123 - Path takes no bytes
+        pass
+    inputs = list_images(str(folder), str(tmp_path / "out"))
+    ((_, table),) = slices(inputs.parts[0], inputs.columns, [Span(0, 0, 1)], 8)
+    assert table["image_id"].to_pylist() == ["caf\\xe9.jpg"]
+    assert LoadImages(ImageConfig())(table)["status"].to_pylist() == ["missing"]
+
+
+def test_a_member_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(
+        fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1"
+    ) as tar:
+        info = tarfile.TarInfo("café.jpg")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+    (tmp_path / "0.tar").write_bytes(stream.getvalue())
+    (row,) = rows(list_images(str(tmp_path / "0.tar"), str(tmp_path / "out")))
+    assert row["image_id"] == "0/caf\\xe9"
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("uri\ncafé.jpg\n".encode("latin-1"))
+    with pytest.raises(StorageError, match=r"not UTF-8 .*; convert it"):
+        list_images(str(tmp_path / name), str(tmp_path / "out"))
+
+
+def test_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = put(str(tmp_path), "a.jpg", "lost+found/b.jpg")
+    scandir, denied = os.scandir, {f"{uri}/lost+found"}
+
+    def scan(folder: str) -> Any:
+        if folder in denied:
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    found = rows(list_images(uri, str(tmp_path / "out")))
+    assert [row["image_id"] for row in found] == ["a.jpg"]
+    assert "lost+found is left out: Permission denied" in caplog.text
+    denied.add(uri)
+    with pytest.raises(StorageError, match="input cannot be listed: Permission denied"):
+        list_images(uri, str(tmp_path / "again"))
+
+
+def test_a_listing_without_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StorageError, match=r"nobody.*; set AWS_ACCESS_KEY_ID") as raised:
+        list(files_below(s3))
+    assert not isinstance(raised.value, StorageOutage)
+
+
+def test_a_row_group_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    """Of somebody's Parquet, whose row groups may be as large as memory."""
+    image, images = 2**20, 64
+    table = pa.table({"bytes": [os.urandom(image) for _ in range(images)]})
+    pages = {"use_dictionary": False, "data_page_size": image, "write_batch_size": 1}
+    pq.write_table(table, tmp_path / "all.parquet", compression="none", **pages)
+    del table
+    inputs = list_images(str(tmp_path / "all.parquet"), str(tmp_path / "out"))
+    before, most = pa.total_allocated_bytes(), 0
+    # A job that goes on may have gaps that fit no slice.
+    gaps = [Span(0, 3, 31), Span(0, 33, images)]
+    for _ in slices(inputs.parts[0], inputs.columns, gaps, 4):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < images * image / 2
