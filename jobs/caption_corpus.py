@@ -69,7 +69,7 @@ class JobConfig:
     denied. A table that is not finished just goes on."""
 
     def check(self) -> None:
-        detect_regions.check_batch(self)
+        detect_regions.check_batch(self.batch_size, self.num_actors, self.max_error_rate)
         if bool(self.images) == bool(self.regions_table):
             raise ConfigError("give either --images or --regions-table")
         if self.images:

@@ -53,7 +53,7 @@ class JobConfig:
     denied. A table that is not finished just goes on."""
 
     def check(self) -> None:
-        check_batch(self)
+        check_batch(self.batch_size, self.num_actors, self.max_error_rate)
         check_images(self.images)
         self.regions.check()
 
@@ -95,14 +95,14 @@ def check_images(uri: str) -> None:
         raise ConfigError(f"--images {error}") from error
 
 
-def check_batch(config: Any) -> None:
+def check_batch(batch_size: int, num_actors: int, max_error_rate: float = 1.0) -> None:
     """Raise ConfigError for settings of a batch job that cannot work."""
-    if config.batch_size < 1:
-        raise ConfigError(f"--batch-size must be >= 1, got {config.batch_size}")
-    if config.num_actors < 0:
-        raise ConfigError(f"--num-actors must be >= 0, got {config.num_actors}")
-    if not 0 <= config.max_error_rate <= 1:
-        raise ConfigError(f"--max-error-rate must be in [0, 1], got {config.max_error_rate}")
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size must be >= 1, got {batch_size}")
+    if num_actors < 0:
+        raise ConfigError(f"--num-actors must be >= 0, got {num_actors}")
+    if not 0 <= max_error_rate <= 1:
+        raise ConfigError(f"--max-error-rate must be in [0, 1], got {max_error_rate}")
 
 
 def stages(config: Any, *, models: int = 1) -> list[Stage]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.detect_regions import check_batch
 from jobs.launch import launch, log_written, require_model, require_table
 from jobs.settings import recipe
 from vsa_ray import datasets, inputs, schema, storage, texts, tracking
 from vsa_ray.datasets import Stage
 from vsa_ray.outputs import TableOutput, origin
-from vsa_ray.snippets import ExtractSnippets, SnippetConfig
+from vsa_ray.snippets import ExtractSnippets, SnippetConfig, without_snippets
 from vsa_ray.table_files import Written
 from vsa_ray.tracking import Run
 from vsa_ray.vocabulary import Vocabulary
@@ -45,6 +46,7 @@ class JobConfig:
     GPU."""
 
     def check(self) -> None:
+        check_batch(self.batch_size, self.num_actors)
         require_table(self.regions, "--regions")
         require_table(self.sentences, "--sentences")
         require_model(self.alignment, "--alignment", "AlignmentModel", self.regions)
@@ -98,7 +100,20 @@ class AlignTexts:
 
     def __call__(self, regions: pa.Table) -> pa.Table:
         images = texts.attach(regions, self._by_image)
-        return self._extract(images) if len(images) else schema.SNIPPETS.empty_table()
+        aligned = self._extract(images) if len(images) else schema.SNIPPETS.empty_table()
+        return pa.concat_tables([aligned, self._of_crashed(regions)])
+
+    def _of_crashed(self, regions: pa.Table) -> pa.Table:
+        """No snippets for the sentences of images at which the process of this stage has died."""
+        own = pc.starts_with(pc.coalesce(regions["error"], ""), f"{type(self).__name__}: ")
+        crashed = regions.filter(own)
+        if not len(crashed):
+            return schema.SNIPPETS.empty_table()
+        status = pa.array(["ok"] * len(crashed))  # as it was before
+        at = crashed.schema.get_field_index("status")
+        return without_snippets(
+            texts.attach(crashed.set_column(at, "status", status), self._by_image)
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ regions that fit them and for `beta` to hold neighbours together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -49,8 +50,10 @@ class SnippetConfig:
 
     def __post_init__(self) -> None:
         for name in ("beta", "detector_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"SnippetConfig.{name} must be >= 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"SnippetConfig.{name} must be finite and >= 0, got {getattr(self, name)}"
+                )
         if self.min_words < 1:
             raise ValueError(f"SnippetConfig.min_words must be >= 1, got {self.min_words}")
 
@@ -214,3 +217,22 @@ class ExtractSnippets:
                     }
                 )
         return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)
+
+
+def without_snippets(images: pa.Table) -> pa.Table:
+    """What ExtractSnippets would make, but with no snippet in any sentence."""
+    names = ("image_id", "split", "text_ids", "texts")
+    rows = [
+        {
+            "sentence_id": sentence_id,
+            "image_id": image_id,
+            "split": split,
+            "words": words,
+            "snippets": [],
+        }
+        for image_id, split, ids, texts in zip(
+            *(images[name].to_pylist() for name in names), strict=True
+        )
+        for sentence_id, words in zip(ids, texts, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)

@@ -7,6 +7,7 @@ MLflow the search is one run with a run below it for every trial.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class SearchConfig:
                 raise ValueError(f"SearchConfig.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("margin", "learning_rate"):
             low, high = getattr(self, name)
-            if not 0 < low < high:
+            if not 0 < low < high < math.inf:
                 raise ValueError(
                     f"SearchConfig.{name} must be two numbers, 0 < low < high, got {low} and {high}"
                 )

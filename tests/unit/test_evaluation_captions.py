@@ -72,8 +72,8 @@ def test_no_neighbours_without_a_train_split(
 def test_captions_that_are_of_no_such_image(
     captions: pa.Table, regions: pa.Table, sentences: pa.Table
 ) -> None:
-    with pytest.raises(ValueError, match="there are no captions to score"):
-        evaluation.captioning(captions.slice(0, 0), regions, sentences, [])
+    """So that what else was measured of a run is not lost."""
+    assert evaluation.captioning(captions.slice(0, 0), regions, sentences, []) is None
 
 
 @pytest.mark.usefixtures("no_java")

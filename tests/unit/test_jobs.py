@@ -437,7 +437,11 @@ def test_snippets_are_as_the_runs_but_for_what_is_given() -> None:
         ("train_alignment", ("--training.optimizer", "adagrad"), "invalid choice 'adagrad'"),
         ("train_mrnn", ("--captioner.dropout", "1"), r"dropout must be in [0, 1), got 1.0"),
         ("tune", ("--search.margin", "2", "1"), "margin must be two numbers, 0 < low < high"),
-        ("pipeline", ("--snippets.beta", "-1"), "SnippetConfig.beta must be >= 0, got -1.0"),
+        (
+            "pipeline",
+            ("--snippets.beta", "-1"),
+            "SnippetConfig.beta must be finite and >= 0, got -1.0",
+        ),
         ("pipeline", ("--captions.beam-size", "x"), "--captions.beam-size"),
         ("pipeline", ("--captoins.beam-size", "3"), "--captoins.beam-size"),
     ],

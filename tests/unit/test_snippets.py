@@ -65,9 +65,10 @@ def test_runs_are_maximal_and_in_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": -1.0}, r"SnippetConfig.beta must be >= 0, got -1.0"),
-        ({"beta": float("nan")}, r"SnippetConfig.beta must be >= 0, got nan"),
-        ({"detector_weight": -1}, r"SnippetConfig.detector_weight must be >= 0, got -1"),
+        ({"beta": -1.0}, r"SnippetConfig.beta must be finite and >= 0, got -1.0"),
+        ({"beta": float("inf")}, r"SnippetConfig.beta must be finite and >= 0, got inf"),
+        ({"beta": float("nan")}, r"SnippetConfig.beta must be finite and >= 0, got nan"),
+        ({"detector_weight": -1}, r"SnippetConfig.detector_weight must be finite and >= 0, got -1"),
         ({"min_words": 0}, r"SnippetConfig.min_words must be >= 1, got 0"),
     ],
 )

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from jobs.extract_snippets import AlignTexts
 from vsa_ray import batches, schema, texts
 from vsa_ray.batches import Ragged
 from vsa_ray.checkpoints import Aligner
+from vsa_ray.datasets import guard
 from vsa_ray.snippets import ExtractSnippets, Floats, Snippet, SnippetConfig, align, word_scores
 
 WHOLE, LEFT, RIGHT = 0, 1, 2  # regions of pair.jpg, see conftest.py
@@ -152,3 +154,18 @@ def test_snippets_are_texts_to_learn_from(stage: ExtractSnippets, images: pa.Tab
         ("pair.jpg", "pair.jpg#0", LEFT, ["a", "dog", "runs"]),
         ("pair.jpg", "pair.jpg#0", RIGHT, ["a", "red", "ball"]),
     ]
+
+
+def test_sentences_of_images_that_ended_the_process(run: Path, images: pa.Table) -> None:
+    """They are rows without snippets, and the others are as they would be."""
+    stage = AlignTexts(SnippetConfig(), str(run / "alignment"), images.select(texts.TEXTS.names))
+    regions = images.select(schema.REGIONS.names)
+    whole = stage(regions).to_pylist()
+    first = images["image_id"][0].as_py()
+    crashed = guard.failed(regions.slice(0, 1), "AlignTexts: its process died 3 times")
+    assert stage(crashed).schema == schema.SNIPPETS
+    assert stage(crashed).to_pylist() == [
+        {**row, "snippets": []} for row in whole if row["image_id"] == first
+    ]
+    before = guard.failed(regions.slice(0, 1), "DetectRegions: its process died 3 times")
+    assert len(stage(before)) == 0  # such an image has no row of sentences to begin with

@@ -31,6 +31,8 @@ def test_the_rate_rises_over_the_first_steps() -> None:
         ({"checkpoint_minutes": -1.0}, "checkpoint_minutes must be > 0"),
         ({"weight_decay": -0.1}, "weight_decay must be >= 0"),
         ({"warmup_steps": -1}, "warmup_steps must be >= 0, got -1"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite, got inf"),
+        ({"weight_decay": float("nan")}, "weight_decay must be >= 0, got nan"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"min_workers": 3, "num_workers": 2}, r"between 0 and num_workers \(2\), got 3"),
         ({"num_workers": 3, "batch_size": 5}, "at least 2 images a worker, got 5 for 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -83,13 +84,17 @@ class AlignmentConfig:
                     f"AlignmentConfig.{name} must be one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}"
                 )
-        if not self.distillation >= 0:
-            raise ValueError(f"AlignmentConfig.distillation must be >= 0, got {self.distillation}")
+        if not 0 <= self.distillation < math.inf:
+            raise ValueError(
+                f"AlignmentConfig.distillation must be finite and >= 0, got {self.distillation}"
+            )
         if self.distillation and self.score not in ("cosine", "sentence_cosine"):
             raise ValueError(
                 "AlignmentConfig.distillation needs score cosine or sentence_cosine, got "
                 f"{self.score!r}"
             )
         for name in ("margin", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"AlignmentConfig.{name} must be > 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"AlignmentConfig.{name} must be finite and > 0, got {getattr(self, name)}"
+                )

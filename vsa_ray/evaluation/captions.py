@@ -16,8 +16,9 @@ from vsa_ray.vocabulary import tokenise
 
 def captioning(
     captions: pa.Table, regions: pa.Table, sentences: pa.Table, train: Iterable[pa.Table]
-) -> dict[str, Any]:
-    """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json.
+) -> dict[str, Any] | None:
+    """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json; None
+    where no image has both.
 
     The neighbour is the training image with the closest whole-image feature; its first sentence is
     the caption; null without training images. A failed image has no caption, and does not count.
@@ -41,6 +42,8 @@ def captioning(
         )
     )
     images = asked["image_id"].to_pylist()
+    if not images:
+        return None
     true = {image_id: references[image_id] for image_id in images}
     scores = metrics.score_captions({image_id: written[image_id] for image_id in images}, true)
 

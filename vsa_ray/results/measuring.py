@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from vsa_ray import batches, evaluation, mrnn, schema
 from vsa_ray.captions import CaptionConfig
 from vsa_ray.checkpoints import Aligner, Captioner
+from vsa_ray.errors import UserError
 from vsa_ray.evaluation.boxes import BoxKey
 
 Scores = npt.NDArray[np.float32]
@@ -97,7 +98,10 @@ def caption_part(
         [{"image_id": image_id, "caption": text} for image_id, text in columns],
         schema=schema.CAPTIONS,
     )
-    return evaluation.captioning(captions, split.regions, sentences, train)
+    measured = evaluation.captioning(captions, split.regions, sentences, train)
+    if measured is None:
+        raise UserError("no image of the split has features and sentences: there is no caption")
+    return measured
 
 
 def box_rows(

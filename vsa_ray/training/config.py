@@ -87,8 +87,11 @@ class TrainConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"TrainConfig.{name} must be > 0, got {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainConfig.{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"TrainConfig.{name} must be finite, got {getattr(self, name)}")
         if not 0 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"TrainConfig.min_workers must be between 0 and num_workers ({self.num_workers}), "
