@@ -176,7 +176,7 @@ def _read(path: str) -> dict[str, Any]:
         settings = yaml.safe_load(storage.read_text(path)) or {}
     except FileNotFoundError as error:
         raise ConfigError(f"--config {path}: No such file or directory") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"--config {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path}: not YAML: {error}") from error
