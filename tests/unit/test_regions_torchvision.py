@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.models import detection
 
+from vsa_ray.errors import UserError
 from vsa_ray.images import Pixels
 from vsa_ray.regions import RegionConfig
 from vsa_ray.regions.torchvision_models import TorchvisionDetector
@@ -71,8 +72,31 @@ def test_weights_of_another_detector(tmp_path: Path) -> None:
     file = tmp_path / "detector.pth"
     torch.save({"backbone.weight": torch.zeros(3)}, file)
     config = RegionConfig(detector="torchvision", architecture=NAME, weights=str(file))
-    with pytest.raises(ValueError, match=r"detector\.pth does not fit the model: no tensor"):
+    with pytest.raises(
+        ValueError,
+        match=r"detector\.pth, with 91 classes .*\.names, one a line\), does not fit the model: no",
+    ):
         TorchvisionDetector(config, CPU)
+
+
+def test_a_detector_of_other_classes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    )
+    with torch.no_grad():
+        for block in model.head.classification_head.module_list:
+            block[-1].bias.view(-1, 3)[:, 2] += 4
+    file = tmp_path / "mine.pth"
+    torch.save(model.state_dict(), file)
+    config = RegionConfig(detector="torchvision", architecture=NAME, weights=str(file))
+    with pytest.raises(
+        UserError, match=r"with 91 classes \(other classes .*mine\.names, one a line"
+    ):
+        TorchvisionDetector(config, CPU)
+    (tmp_path / "mine.names").write_text("screw\nsnow plough\n")
+    (found,) = TorchvisionDetector(config, CPU)([noise(60, 90, 0)])
+    assert set(found.labels) == {"snow plough"}
 
 
 def test_very_oblong_images_hold_nothing(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ class RegionConfig:
 
     weights: str = ""
     """The detector's weights. onnx: the path or URI of a model with PicoDet's outputs, exported
-    without NMS; MODEL.names beside MODEL.onnx names its classes, one a line, and without that file
-    they are COCO's 80. torchvision: a name such as DEFAULT or COCO_V1, which each worker downloads,
-    or the path or URI of a state dict (.safetensors or .pth) for the architecture with as many
-    outputs as its weights on COCO have: 91, the background among them."""
+    without NMS. torchvision: a name such as DEFAULT or COCO_V1, which each worker downloads, or the
+    path or URI of a state dict (.safetensors or .pth) for the architecture. A file MODEL.names
+    beside such a MODEL names its classes, one a line, without torchvision's background; where there
+    is none, they are COCO's."""
 
     architecture: str = "fasterrcnn_resnet50_fpn_v2"
     """torchvision's name of the detector; used by detector torchvision alone."""

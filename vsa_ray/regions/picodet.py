@@ -7,8 +7,6 @@ its box is spread over K bins of one stride each (generalised focal loss, Li et 
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
@@ -19,6 +17,7 @@ from vsa_ray.images import Pixels
 from vsa_ray.regions.batching import resize
 from vsa_ray.regions.config import RegionConfig
 from vsa_ray.regions.detectors import Detections, Floats, select
+from vsa_ray.regions.weights import named_classes, names_file
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
@@ -109,12 +108,11 @@ def is_layout(inputs: list[list[int]], outputs: list[list[int]]) -> bool:
 
 def class_names(uri: str, classes: int) -> list[str]:
     """Raises ValueError where there are not as many names as classes."""
-    file = f"{uri.removesuffix(PurePosixPath(uri).suffix)}.names"
-    names = storage.read_text(file).splitlines() if storage.exists(file) else coco_names()
+    names = named_classes(uri) or coco_names()
     if len(names) != classes:
         raise UserError(
-            f"{uri}: {classes} classes, but {len(names)} names; write its names to {file}, "
-            "one a line"
+            f"{uri}: {classes} classes, but {len(names)} names; write its names to "
+            f"{names_file(uri)}, one a line"
         )
     return names
 

@@ -9,7 +9,7 @@ from vsa_ray.images import Pixels
 from vsa_ray.regions.batching import alike, to_tensor
 from vsa_ray.regions.config import RegionConfig, is_name
 from vsa_ray.regions.detectors import Detections, select
-from vsa_ray.regions.weights import fit_by_name, read_state_dict
+from vsa_ray.regions.weights import fit_by_name, named_classes, names_file, read_state_dict
 
 BATCH = 8
 """Images at once: their maps, at 1333 pixels a side, fit a GPU of 16 GB."""
@@ -20,7 +20,11 @@ nothing, which torchvision cannot bear. They hold nothing to find."""
 
 
 class TorchvisionDetector:
-    """A `Detector`. Images of one shape go together: padding one to another's would change it."""
+    """A `Detector`. Images of one shape go together: padding one to another's would change it.
+
+    Of weights in a file, classes are COCO's, or the lines of a file beside it, `<model>.names`, in
+    the order of the model's outputs but for the background, which comes first.
+    """
 
     def __init__(self, config: RegionConfig, device: torch.device) -> None:
         self.config = config
@@ -30,8 +34,19 @@ class TorchvisionDetector:
         if is_name(config.weights):
             model = models.get_model(config.architecture, weights=weights[config.weights])
         else:
-            model = models.get_model(config.architecture, weights=None, weights_backbone=None)
-            fit_by_name(model, read_state_dict(config.weights), config.weights)
+            if names := named_classes(config.weights):
+                self._labels = ["__background__", *names]
+            model = models.get_model(
+                config.architecture,
+                weights=None,
+                weights_backbone=None,
+                num_classes=len(self._labels),
+            )
+            own = f"{config.weights}, with {len(self._labels)} classes"
+            hint = (
+                f"other classes than COCO's are named in {names_file(config.weights)}, one a line"
+            )
+            fit_by_name(model, read_state_dict(config.weights), f"{own} ({hint}),")
         self._model = model.to(device).eval()
 
     @torch.inference_mode()

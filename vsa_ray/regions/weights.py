@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from vsa_ray import storage
@@ -37,6 +37,17 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
     if not isinstance(tensors, dict):
         raise UserError(f"{uri}: holds a {type(tensors).__name__}, not a dict of tensors")
     return tensors
+
+
+def names_file(uri: str) -> str:
+    """Where a detector's classes are named, one a line: `<model>.names`, beside its weights."""
+    return f"{uri.removesuffix(PurePosixPath(uri).suffix)}.names"
+
+
+def named_classes(uri: str) -> list[str] | None:
+    """The lines of the names file; None where there is none, and the classes are COCO's."""
+    file = names_file(uri)
+    return storage.read_text(file).splitlines() if storage.exists(file) else None
 
 
 def packaged(name: str) -> str:
