@@ -257,3 +257,67 @@ def test_images_that_are_elsewhere(flickr: Path) -> None:
 def test_config_is_checked(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReaderConfig(**wrong)  # type: ignore[arg-type]
+
+
+CSV = """\
+image,caption
+b.jpg,A dog runs .
+photos/b.jpg,"One brown dog , running ."
+a.jpg, Two kids play .
+c.jpg,"A ""cat's"" tail ."
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """As Flickr8k is often handed on."""
+    folder = tmp_path / "table"
+    write(folder, "captions.txt", CSV)
+    paint(folder, "Images/a.jpg", "Images/b.jpg", "Images/c.jpg")
+    return folder
+
+
+def test_csv(table: Path) -> None:
+    corpus = read(table, dev_share=0.34, test_share=0.34)
+    columns = (corpus.sentences[name].to_pylist() for name in ("sentence_id", "text"))
+    assert dict(zip(*columns, strict=True)) == {
+        "a.jpg#0": "Two kids play .",
+        "b.jpg#0": "A dog runs .",
+        "b.jpg#1": "One brown dog , running .",
+        "c.jpg#0": 'A "cat\'s" tail .',
+    }
+    assert sorted(splits(corpus).values()) == ["dev", "test", "train"]
+    assert corpus.oddities == {}
+
+
+@pytest.mark.parametrize("how", ["a column", "lists"])
+def test_splits_of_csv(table: Path, how: str) -> None:
+    own = {"b.jpg": "train", "a.jpg": "val", "c.jpg": "test"}
+    if how == "lists":
+        for image_id, split in own.items():
+            write(table, f"{split}.txt", f"{image_id}\n")
+    else:
+        rows = [f"{image_id},{split},word" for image_id, split in own.items()]
+        write(table, "captions.txt", "\n".join(["Image, Split, Caption", *rows]))
+    assert splits(read(table)) == {"a.jpg": "dev", "b.jpg": "train", "c.jpg": "test"}
+
+
+def test_odd_rows_of_csv_are_counted(table: Path) -> None:
+    odd = "d.jpg,train\n,train,no image\na.jpg,elsewhere,an unknown split\n"
+    twice = "a.jpg,train,one\na.jpg,test,two\ngone.jpg,train,three\n"
+    write(table, "captions.txt", f"image,split,caption\n{odd}{twice}")
+    corpus = read(table)
+    assert splits(corpus)["a.jpg"] == "test"
+    assert corpus.oddities == {
+        "image in no split": 2,
+        "image in two splits": 1,
+        "image without sentences": 2,
+        "malformed sentence line": 3,
+        "sentence without an image": 1,
+    }
+
+
+def test_csv_of_other_columns(table: Path) -> None:
+    write(table, "captions.txt", "file;text\na.jpg;A dog\n")
+    with pytest.raises(ValueError, match=r"name columns image and caption \(found: file;text\)"):
+        read(table)

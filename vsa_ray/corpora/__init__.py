@@ -1,7 +1,7 @@
 """Corpora of any layout, at any URI, as one set of tables; and generated ones to try things on.
 
 layouts.py     the files below a URI, and which layout they have
-readers.py     Flickr8k/30k, COCO, Karpathy's JSON, an image folder ─▶ what the corpus says
+readers.py     Flickr8k/30k, COCO, Karpathy's JSON, CSV, an image folder ─▶ what the corpus says
 entities.py    Flickr30k Entities ─▶ phrases and their boxes
 corpus.py      both ─▶ images, sentences, phrases
 scenes.py      writes generated pictures, sentences and boxes in Flickr's own layout, from

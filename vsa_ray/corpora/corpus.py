@@ -14,7 +14,14 @@ import pyarrow as pa
 from vsa_ray import schema
 from vsa_ray.corpora import entities
 from vsa_ray.corpora.layouts import Format, Layout
-from vsa_ray.corpora.readers import Contents, read_coco, read_flickr, read_folder, read_karpathy
+from vsa_ray.corpora.readers import (
+    Contents,
+    read_coco,
+    read_csv,
+    read_flickr,
+    read_folder,
+    read_karpathy,
+)
 from vsa_ray.errors import UserError
 from vsa_ray.vocabulary import tokenise
 
@@ -24,6 +31,7 @@ READERS = {
     "flickr": read_flickr,
     "coco": read_coco,
     "karpathy": read_karpathy,
+    "csv": read_csv,
     "folder": read_folder,
 }
 
@@ -31,8 +39,8 @@ READERS = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderConfig:
     format: Format = "auto"
-    """Layout of the corpus; "auto" tells it by the names of the files. "folder" is images without
-    sentences."""
+    """Layout of the corpus; "auto" tells it by the names of the files. "csv" is a captions*.csv
+    (or .txt) with columns image, caption and perhaps split; "folder" is images alone."""
 
     phrases: str = ""
     """Optional: Flickr30k Entities, the boxes that people drew for phrases of the sentences, to

@@ -11,11 +11,12 @@ from typing import Literal
 from vsa_ray import storage
 from vsa_ray.errors import UserError
 
-Format = Literal["auto", "flickr", "coco", "karpathy", "folder"]
+Format = Literal["auto", "flickr", "coco", "karpathy", "csv", "folder"]
 
 TOKEN_FILES = ("*.token", "*.token.txt")
 COCO_FILES = ("captions*.json",)
 KARPATHY_FILES = ("dataset*.json",)
+CSV_FILES = ("captions*.csv", "captions*.txt")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -106,10 +107,12 @@ class Layout:
             return "flickr"
         if self.matching(COCO_FILES):
             return "coco"
+        if self.matching(CSV_FILES):
+            return "csv"
         if self.folders:
             return "folder"
         raise UserError(
             f"{self.uri}: not a corpus; looked for {' or '.join(TOKEN_FILES)} (Flickr), "
-            f"{COCO_FILES[0]} (COCO), {KARPATHY_FILES[0]} (Karpathy) and images "
-            f"({', '.join(IMAGE_SUFFIXES)})"
+            f"{COCO_FILES[0]} (COCO), {KARPATHY_FILES[0]} (Karpathy), {' or '.join(CSV_FILES)} "
+            f"and images ({', '.join(IMAGE_SUFFIXES)})"
         )

@@ -1,10 +1,12 @@
-"""Four layouts, one result: which images there are, in which split, and what was said of them.
+"""Five layouts, one result: which images there are, in which split, and what was said of them.
 
 A line or an entry that makes no sense is counted and left out. A corpus that makes no sense raises.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 from vsa_ray import storage
 from vsa_ray.corpora.layouts import (
     COCO_FILES,
+    CSV_FILES,
     IMAGE_SUFFIXES,
     KARPATHY_FILES,
     TOKEN_FILES,
@@ -31,6 +34,7 @@ SPLIT_LISTS = {
     "test": ("*testimages.txt", "test.txt"),
 }
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+CSV_SPLITS = {**KARPATHY_SPLITS, "dev": "dev", "": ""}
 
 
 class Said(NamedTuple):
@@ -106,9 +110,40 @@ def _read_split_lists(layout: Layout, contents: Contents) -> None:
             image_id = name if name in contents.images else stems.get(name)
             if image_id is None:
                 contents.oddities["split line without an image"] += 1
-            elif contents.splits.setdefault(image_id, split) != split:
+            elif (contents.splits.get(image_id) or split) == split:
+                contents.splits[image_id] = split
+            else:
                 contents.oddities["image in two splits"] += 1
                 contents.splits[image_id] = split
+
+
+def read_csv(layout: Layout) -> Contents:
+    """A row a sentence, in columns `image` and `caption`; splits from a column `split`, or lists
+    as Flickr's."""
+    file = layout.the_file("CSV file", CSV_FILES)
+    text = storage.read_bytes(file).decode("utf-8-sig", errors="replace")
+    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    if not {"image", "caption"}.issubset(rows.fieldnames):
+        raise UserError(
+            f"{file}: its first line has to name columns image and caption (found: "
+            f"{', '.join(rows.fieldnames) or 'nothing'})"
+        )
+    contents, numbers = Contents(), Counter[str]()
+    for row in rows:
+        image_id = PurePosixPath((row["image"] or "").strip()).name
+        split = CSV_SPLITS.get((row.get("split") or "").strip().lower())
+        if not image_id or not row["caption"] or split is None:
+            contents.oddities["malformed sentence line"] += 1
+            continue
+        contents.sentences.append(Said(image_id, numbers[image_id], row["caption"]))
+        numbers[image_id] += 1
+        if contents.splits.setdefault(image_id, split) != split:
+            contents.oddities["image in two splits"] += 1
+            contents.splits[image_id] = split
+    contents.images = layout.image_folder(numbers)
+    _read_split_lists(layout, contents)
+    return contents
 
 
 def read_karpathy(layout: Layout) -> Contents:
