@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jobs.launch import launch, require_model, require_table
 from jobs.settings import recipe
-from vsa_ray import checkpoints, evaluation, gallery, schema, storage, tracking
+from vsa_ray import __version__, checkpoints, evaluation, gallery, schema, storage, tracking
 from vsa_ray.config import ConfigError, flatten
 from vsa_ray.report import render_gallery
 from vsa_ray.snippets import SnippetConfig
@@ -170,8 +170,32 @@ def _gallery(config: JobConfig, results: Results, metrics: dict[str, Any]) -> st
         tqdm(cards, total=total, desc="gallery", unit="image", disable=None),
         title="Images, regions and words",
         metrics=metrics,
-        note=f"Run: {config.run}. Split: {config.split}.",
+        note=_how(config),
     )
+
+
+MADE = {
+    "regions": ("regions.", ("detector", "max_boxes", "backbone", "maps")),
+    "alignment": ("alignment.", ("text", "regions", "score", "loss", "embed_dim")),
+    "mrnn": ("captioner.", ("cell", "hidden_dim")),
+    "captions": ("captions.", ("beam_size", "max_words")),
+}
+"""What is told of how each output was made: a group of settings, and those of them."""
+
+
+def _how(config: JobConfig) -> str:
+    """How what is shown was made, a line an output."""
+    lines = [f"Run: {config.run}, split {config.split}"]
+    for output, (group, names) in MADE.items():
+        success = storage.committed(storage.join(config.run, output)) or {}
+        made_from = success.get("made_from", {})
+        known = [name for name in names if group + name in made_from]
+        said = [f"{name.replace('_', ' ')} {made_from[group + name]}" for name in known]
+        if said:
+            lines.append(f"{group.removesuffix('.').capitalize()}: {', '.join(said)}")
+    cut = config.snippets
+    lines.append(f"Words on regions: beta {cut.beta:g}, detector weight {cut.detector_weight:g}")
+    return "\n".join([*lines, f"vsa_ray {__version__}"])
 
 
 def of_split(table: pa.Table, split: str) -> pa.Table:

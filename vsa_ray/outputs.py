@@ -57,7 +57,7 @@ def origin(job: str, inputs: Mapping[str, str], **settings: Any) -> dict[str, An
     """What an output is made from: URIs, the version of what lies there, and settings.
 
     Args:
-        inputs: URIs by name. A committed one is named with a digest of its own origin, so that an
+        inputs: URIs by name. A committed one is named with a digest of its commit, so that an
             output knows when what it was made from has been made anew.
         settings: dataclasses by name. All of their fields matter to the output, but for those
             with `made_from` False in their metadata, however deep.

@@ -75,9 +75,10 @@ def test_what_a_run_leaves(run: str) -> None:
         "snippets": 125,  # a broken picture has no regions to align with
         "captions": 26,
     }
-    assert storage.read_text(storage.join(run, "gallery", "index.html")).startswith(
-        "<!doctype html>"
-    )
+    page = storage.read_text(storage.join(run, "gallery", "index.html"))
+    assert page.startswith("<!doctype html>")
+    assert "Regions: detector selective-search, " in page
+    assert "Captioner: cell " in page
 
 
 def test_metrics(run: str) -> None:
