@@ -53,9 +53,9 @@ def store() -> str:
     return f"{SQLITE}{Path.cwd() / uri.removeprefix(SQLITE)}"
 
 
-def shown(uri: str) -> str:
-    """A store as logs may have it: without the user and password of a database or a server."""
-    return re.sub(r"(?<=://).*@", "***@", uri)
+def shown(text: str) -> str:
+    """A store, or an error about it, as logs may have it: no URI in it says who asks."""
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,9 @@ class Run:
         try:
             yield
         except (MlflowException, OSError) as error:
-            logger.warning("MLflow at %s did not take a log: %s", shown(self.uri), error)
+            logger.warning(
+                "MLflow at %s did not take a log: %s", shown(self.uri), shown(str(error))
+            )
 
 
 @contextmanager
@@ -155,8 +157,8 @@ def _begin(uri: str, tags: Mapping[str, str]) -> str:
         return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
     except MlflowException as error:
         raise TrackingError(
-            f"MLflow takes no runs at {shown(uri)}: {error}; set MLFLOW_TRACKING_URI to a store "
-            "that does"
+            f"MLflow takes no runs at {shown(uri)}: {shown(str(error))}; set MLFLOW_TRACKING_URI "
+            "to a store that does"
         ) from error
 
 

@@ -202,6 +202,7 @@ def test_a_store_beside_the_job_is_one_for_processes_elsewhere(
         ("postgresql://mlflow:s3cr@et@db:5432/runs", "postgresql://***@db:5432/runs"),
         ("http://user:s3cret@tracking:5000", "http://***@tracking:5000"),
         ("http://tracking:5000", "http://tracking:5000"),
+        ("no http://a:b@c/d, e@f", "no http://***@c/d, e@f"),
         ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
     ],
 )
