@@ -304,6 +304,7 @@ def test_splits_of_csv(table: Path, how: str) -> None:
 
 def test_odd_rows_of_csv_are_counted(table: Path) -> None:
     odd = "d.jpg,train\n,train,no image\na.jpg,elsewhere,an unknown split\n"
+    odd += "b.jpg,train,a comma, and no quotes\n"
     twice = "a.jpg,train,one\na.jpg,test,two\ngone.jpg,train,three\n"
     write(table, "captions.txt", f"image,split,caption\n{odd}{twice}")
     corpus = read(table)
@@ -312,7 +313,7 @@ def test_odd_rows_of_csv_are_counted(table: Path) -> None:
         "image in no split": 2,
         "image in two splits": 1,
         "image without sentences": 2,
-        "malformed sentence line": 3,
+        "malformed sentence line": 4,
         "sentence without an image": 1,
     }
 
@@ -320,4 +321,10 @@ def test_odd_rows_of_csv_are_counted(table: Path) -> None:
 def test_csv_of_other_columns(table: Path) -> None:
     write(table, "captions.txt", "file;text\na.jpg;A dog\n")
     with pytest.raises(ValueError, match=r"name columns image and caption \(found: file;text\)"):
+        read(table)
+
+
+def test_csv_with_a_quote_that_never_ends(table: Path) -> None:
+    write(table, "captions.txt", f'image,caption\na.jpg,"a dog\n{"b.jpg,a cat" * 20_000}')
+    with pytest.raises(ValueError, match=r"captions\.txt: line \d+: .*; is a quote open in a line"):
         read(table)

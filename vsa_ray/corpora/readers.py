@@ -130,10 +130,11 @@ def read_csv(layout: Layout) -> Contents:
             f"{', '.join(rows.fieldnames) or 'nothing'})"
         )
     contents, numbers = Contents(), Counter[str]()
-    for row in rows:
+    for row in _rows(file, rows):
         image_id = PurePosixPath((row["image"] or "").strip()).name
         split = CSV_SPLITS.get((row.get("split") or "").strip().lower())
-        if not image_id or not row["caption"] or split is None:
+        # None is the name of what has no column: a caption's comma without quotes around it.
+        if not image_id or not row["caption"] or split is None or None in row:
             contents.oddities["malformed sentence line"] += 1
             continue
         contents.sentences.append(Said(image_id, numbers[image_id], row["caption"]))
@@ -144,6 +145,15 @@ def read_csv(layout: Layout) -> Contents:
     contents.images = layout.image_folder(numbers)
     _read_split_lists(layout, contents)
     return contents
+
+
+def _rows(file: str, rows: csv.DictReader[str]) -> Iterator[dict[str | Any, str | Any]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise UserError(
+            f"{file}: line {rows.line_num}: {error}; is a quote open in a line before it?"
+        ) from error
 
 
 def read_karpathy(layout: Layout) -> Contents:
