@@ -165,9 +165,10 @@ def matrices(column: pa.ChunkedArray | pa.Array, width: int) -> list[npt.NDArray
     if not len(array):
         return []
     rows = array.flatten()
+    widths = rows.value_lengths().to_numpy(zero_copy_only=False)
+    if (odd := widths[widths != width]).size:
+        raise ValueError(f"expected rows of {width} numbers, got one of {odd[0]:g}")
     flat = rows.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != len(rows) * width:
-        raise ValueError(f"expected rows of {width} numbers, got {len(flat)} in {len(rows)} rows")
     ends = np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))[:-1].astype(np.int64)
     return np.split(flat.reshape(-1, width), ends)
 

@@ -45,8 +45,11 @@ def test_matrices_of_several_chunks() -> None:
 
 
 def test_matrices_refuse_rows_of_another_width() -> None:
-    with pytest.raises(ValueError, match="expected rows of 4 numbers, got 6 in 2 rows"):
+    with pytest.raises(ValueError, match="expected rows of 4 numbers, got one of 3"):
         schema.matrices(schema.nested(ragged(2), pa.float32()), 4)
+    as_many_in_all = pa.array([[[1.0, 2, 3, 4, 5], [6.0, 7, 8]]])
+    with pytest.raises(ValueError, match="expected rows of 4 numbers, got one of 5"):
+        schema.matrices(as_many_in_all, 4)
 
 
 def test_nested_keeps_half_precision() -> None:
