@@ -2,8 +2,8 @@
 
 `Annotations/<id>.xml` has the size of the original picture and the boxes of each chain (a thing
 that sentences speak of), 1-based and inclusive as in Pascal VOC. `Sentences/<id>.txt` has a
-sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is what stands before the
-first "_" in the stem of an image's name.
+sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is the stem of an image's
+name or, as of Flickr8k's, what stands before the first "_" in it.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def read_phrases(
     Raises:
         UserError: there are no such annotations at the URI.
     """
-    images = {PurePosixPath(i).stem.partition("_")[0]: i for i in splits}
-    annotations, texts, odd = _parsed(_files(uri, images.keys()))
+    keys = {image_id: _keys(image_id) for image_id in splits}
+    annotations, texts, odd = _parsed(_files(uri, {key for own in keys.values() for key in own}))
     known = _sentence_ids(sentences)
     rows = []
-    for key, image_id in images.items():
-        if key not in annotations or key not in texts:
+    for image_id, own in keys.items():
+        key = next((key for key in own if key in annotations and key in texts), None)
+        if key is None:
             odd["image without phrases"] += 1
             continue
         for number, words, phrases in _boxed(texts[key], annotations[key].boxes, odd):
@@ -79,6 +80,11 @@ def read_phrases(
                 }
             )
     return pa.Table.from_pylist(rows, schema=schema.PHRASES), odd
+
+
+def _keys(image_id: str) -> tuple[str, str]:
+    stem = PurePosixPath(image_id).stem
+    return stem, stem.partition("_")[0]
 
 
 def _parsed(
