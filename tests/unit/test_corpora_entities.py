@@ -144,6 +144,10 @@ def test_names_that_begin_alike_have_phrases_of_their_own(tmp_path: Path, entiti
     assert set(corpus.phrases["image_id"].to_pylist()) == {"photo_1.jpg", "photo_2.jpg"}
     assert "image without phrases" not in corpus.oddities
 
+    for file in entities.rglob("photo_*"):
+        file.rename(file.with_stem("photo"))
+    assert read(tmp_path, entities).oddities["image without phrases"] == 2
+
 
 @pytest.mark.parametrize("prefix", ["", "./", "Flickr30kEntities/"])
 def test_an_archive_is_the_directory(

@@ -50,17 +50,21 @@ def read_phrases(
 ) -> tuple[pa.Table, Counter[str]]:
     """`schema.PHRASES` of the images in `splits`, and what was odd.
 
-    A phrase whose chain has no box is left out, and a sentence without such phrases too.
+    An image whose `<id>` is another's too has none. A phrase whose chain has no box is left out,
+    and a sentence without such phrases too.
 
     Raises:
         UserError: there are no such annotations at the URI.
     """
     keys = {image_id: _keys(image_id) for image_id in splits}
-    annotations, texts, odd = _parsed(_files(uri, {key for own in keys.values() for key in own}))
+    used = Counter(key for own in keys.values() for key in {*own})
+    annotations, texts, odd = _parsed(_files(uri, used.keys()))
     known = _sentence_ids(sentences)
     rows = []
     for image_id, own in keys.items():
-        key = next((key for key in own if key in annotations and key in texts), None)
+        # What two images could mean is of neither.
+        found = (key for key in own if used[key] == 1 and key in annotations and key in texts)
+        key = next(found, None)
         if key is None:
             odd["image without phrases"] += 1
             continue
