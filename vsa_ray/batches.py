@@ -121,10 +121,10 @@ def feature_dim(regions: pa.Table) -> int:
     Raises:
         UserError: there is no region at all.
     """
-    widths = regions["features"].combine_chunks().flatten().value_lengths()
-    if not len(widths):
-        raise UserError("the regions table has no features: did every image fail?")
-    return int(widths[0].as_py())
+    for chunk in regions["features"].chunks:
+        if len(widths := chunk.flatten().value_lengths()):
+            return int(widths[0].as_py())
+    raise UserError("the regions table has no features: did every image fail?")
 
 
 def whole_image_features(regions: pa.Table) -> npt.NDArray[np.float16]:

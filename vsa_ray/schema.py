@@ -109,7 +109,7 @@ REGIONS = pa.schema(
         "error": pa.string(),  # the same for people; null where status is "ok"
     }
 )
-"""One row an image, in 20 regions or fewer."""
+"""One row an image: the whole of it, and up to `regions.max_boxes` boxes."""
 
 SNIPPETS = pa.schema(
     {
@@ -161,14 +161,17 @@ def matrices(column: pa.ChunkedArray | pa.Array, width: int) -> list[npt.NDArray
     Raises:
         ValueError: an inner list is not `width` long.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not len(array):
+    if isinstance(column, pa.ChunkedArray):
+        # Not as one: 32-bit offsets count at most 2^31 numbers, which 80,000 images may have.
+        return [rows for chunk in column.chunks for rows in matrices(chunk, width)]
+    if not len(column):
         return []
-    rows = array.flatten()
+    rows = column.flatten()
+    widths = rows.value_lengths().to_numpy(zero_copy_only=False)
+    if (odd := widths[widths != width]).size:
+        raise ValueError(f"expected rows of {width} numbers, got one of {odd[0]:g}")
     flat = rows.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != len(rows) * width:
-        raise ValueError(f"expected rows of {width} numbers, got {len(flat)} in {len(rows)} rows")
-    ends = np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))[:-1].astype(np.int64)
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))[:-1].astype(np.int64)
     return np.split(flat.reshape(-1, width), ends)
 
 

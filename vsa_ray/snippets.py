@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -196,43 +197,33 @@ class ExtractSnippets:
         self.aligner = checkpoints.load_aligner(checkpoint, checkpoints.best_device())
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        names = ("image_id", "split", "text_ids", "texts", "boxes", "scores")
-        columns = (images[name].to_pylist() for name in names)
-        rows = []
+        columns = (images[name].to_pylist() for name in ("texts", "boxes", "scores"))
         detections = self.aligner.model.config.detections
         seen = batches.features(images, with_detections=detections)
-        for features_RF, image_id, split, ids, texts, boxes, confidence in zip(
-            seen.split(), *columns, strict=True
-        ):
+        rows = []
+        for features_RF, texts, boxes, confidence in zip(seen.split(), *columns, strict=True):
             confidence_R = np.array(confidence, np.float32)
-            snippets = align(self.aligner, self.config, features_RF, confidence_R, texts)
-            for sentence_id, words, found in zip(ids, texts, snippets, strict=True):
-                rows.append(
-                    {
-                        "sentence_id": sentence_id,
-                        "image_id": image_id,
-                        "split": split,
-                        "words": words,
-                        "snippets": [{**asdict(s), "box": boxes[s.region]} for s in found],
-                    }
-                )
-        return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)
+            for found in align(self.aligner, self.config, features_RF, confidence_R, texts):
+                rows.append([{**asdict(s), "box": boxes[s.region]} for s in found])
+        return _as_table(images, rows)
 
 
 def without_snippets(images: pa.Table) -> pa.Table:
     """What ExtractSnippets would make, but with no snippet in any sentence."""
+    texts = images["texts"].to_pylist()
+    return _as_table(images, [[] for of_image in texts for _ in of_image])
+
+
+def _as_table(images: pa.Table, snippets: Sequence[list[dict[str, Any]]]) -> pa.Table:
+    """A row for each sentence of each image, with its snippets."""
     names = ("image_id", "split", "text_ids", "texts")
-    rows = [
-        {
-            "sentence_id": sentence_id,
-            "image_id": image_id,
-            "split": split,
-            "words": words,
-            "snippets": [],
-        }
-        for image_id, split, ids, texts in zip(
-            *(images[name].to_pylist() for name in names), strict=True
-        )
+    columns = (images[name].to_pylist() for name in names)
+    sentences = [
+        {"sentence_id": sentence_id, "image_id": image_id, "split": split, "words": words}
+        for image_id, split, ids, texts in zip(*columns, strict=True)
         for sentence_id, words in zip(ids, texts, strict=True)
+    ]
+    rows = [
+        {**sentence, "snippets": found} for sentence, found in zip(sentences, snippets, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=schema.SNIPPETS)

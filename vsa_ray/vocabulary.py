@@ -7,6 +7,7 @@ in the *training* split. Rarer words are deleted from a sentence, not replaced.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,25 @@ _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 
 
 def tokenise(text: str) -> list[str]:
-    """Lower-case words of letters and digits; "A man's T-shirt ." -> ["a", "mans", "tshirt"]."""
-    words = (_NOT_ALPHANUMERIC.sub("", word) for word in text.lower().split())
+    """Lower-case words of letters and digits; "A man's T-shirt ." -> ["a", "mans", "tshirt"].
+
+    Accents and vowel signs stay on their letters, in Unicode's composed form (NFC): the two ways of
+    writing "é" are one word, and words of Hindi or Thai stay whole.
+    """
+    words = map(_alphanumeric, unicodedata.normalize("NFC", text.lower()).split())
     return [word for word in words if word]
+
+
+def _alphanumeric(word: str) -> str:
+    """The letters and digits of a word, with the marks on them."""
+    if word.isascii():
+        return _NOT_ALPHANUMERIC.sub("", word)
+    kept, on_letter = "", False
+    for character in word:
+        is_mark = unicodedata.category(character) in ("Mn", "Mc")  # to \w these are no letters
+        if on_letter := character.isalnum() or (is_mark and on_letter):
+            kept += character
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

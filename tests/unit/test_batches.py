@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vsa_ray import batches
+from vsa_ray import batches, schema
+from vsa_ray.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,11 @@ def test_boxes_without_area_have_a_logarithm(regions: pa.Table) -> None:
     for name, column in (("boxes", flat), ("scores", scores)):
         dog = dog.set_column(dog.schema.names.index(name), name, column)
     assert batches.detections(dog)[1, 4:].tolist() == pytest.approx([np.log(1e-4)] * 2)
+
+
+def test_the_width_of_features_is_that_of_the_first_region() -> None:
+    failed = schema.nested([np.empty((0, 4), np.float16)], pa.float16())
+    good = schema.nested([np.ones((2, 4), np.float16)], pa.float16())
+    assert batches.feature_dim(pa.table({"features": pa.chunked_array([failed, good])})) == 4
+    with pytest.raises(UserError, match="did every image fail"):
+        batches.feature_dim(pa.table({"features": pa.chunked_array([failed, failed])}))

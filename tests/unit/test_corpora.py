@@ -318,6 +318,27 @@ def test_odd_rows_of_csv_are_counted(table: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("above", ["", "./", "/home/someone/table/"])
+def test_images_of_one_name_in_two_folders_of_csv(tmp_path: Path, above: str) -> None:
+    paint(tmp_path, "cats/1.jpg", "dogs/1.jpg", "dogs/2.jpg", "thumbnails/2.jpg")
+    said = {"cats/1.jpg": "a cat", "dogs/1.jpg": "a dog", "dogs/2.jpg": "a pup"}
+    rows = [f"{above}{path},{text}" for path, text in said.items()]
+    write(tmp_path, "captions.csv", "\n".join(["image,caption", *rows]))
+    corpus = read(tmp_path)
+    columns = (corpus.images[name].to_pylist() for name in ("image_id", "uri"))
+    assert dict(zip(*columns, strict=True)) == {
+        "2.jpg": f"{tmp_path}/dogs/2.jpg",
+        "cats/1.jpg": f"{tmp_path}/cats/1.jpg",
+        "dogs/1.jpg": f"{tmp_path}/dogs/1.jpg",
+    }
+    columns = (corpus.sentences[name].to_pylist() for name in ("sentence_id", "text"))
+    assert dict(zip(*columns, strict=True)) == {
+        "2.jpg#0": "a pup",
+        "cats/1.jpg#0": "a cat",
+        "dogs/1.jpg#0": "a dog",
+    }
+
+
 def test_csv_of_other_columns(table: Path) -> None:
     write(table, "captions.txt", "file;text\na.jpg;A dog\n")
     with pytest.raises(ValueError, match=r"name columns image and caption \(found: file;text\)"):

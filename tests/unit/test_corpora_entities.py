@@ -130,6 +130,25 @@ def test_phrases_of_a_corpus(flickr: Path, entities: Path) -> None:
     assert corpus.oddities == {"sentence with phrases that the corpus has not": 3}
 
 
+def test_names_that_begin_alike_have_phrases_of_their_own(tmp_path: Path, entities: Path) -> None:
+    for number in "12":
+        Image.new("RGB", (5, 4)).save(tmp_path / f"photo_{number}.jpg")
+        for file in (
+            entities / "Annotations" / f"{number}.xml",
+            entities / f"Sentences/{number}.txt",
+        ):
+            file.rename(file.with_name(f"photo_{file.name}"))
+    said = "".join(f"photo_{number}.jpg#0\tA man on the grass\n" for number in "12")
+    (tmp_path / "x.token").write_text(said)
+    corpus = read(tmp_path, entities)
+    assert set(corpus.phrases["image_id"].to_pylist()) == {"photo_1.jpg", "photo_2.jpg"}
+    assert "image without phrases" not in corpus.oddities
+
+    for file in entities.rglob("photo_*"):
+        file.rename(file.with_stem("photo"))
+    assert read(tmp_path, entities).oddities["image without phrases"] == 2
+
+
 @pytest.mark.parametrize("prefix", ["", "./", "Flickr30kEntities/"])
 def test_an_archive_is_the_directory(
     flickr: Path, entities: Path, tmp_path: Path, prefix: str

@@ -128,6 +128,17 @@ def test_a_feature_is_the_mean_of_points_of_its_region(describe: RegionFeatures)
     np.testing.assert_allclose(feature_RF[0], expected_F, atol=2e-3)
 
 
+@pytest.mark.parametrize(("factor", "largest"), [(1e5, 65504), (-1e5, -65504)])
+def test_features_too_large_for_their_table_stay_finite(
+    factor: float, largest: float, describe: RegionFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = describe._maps
+    monkeypatch.setattr(describe, "_maps", lambda images: [factor * one for one in exact(images)])
+    (feature_RF,) = describe([noise(96, 128)], [whole(noise(96, 128))])
+    assert np.isfinite(feature_RF).all()
+    assert (feature_RF == largest).any()
+
+
 def test_features_do_not_depend_on_the_batch(describe: RegionFeatures) -> None:
     pictures = [noise(96, 128, 1), noise(128, 96, 2), noise(96, 128, 3), noise(50, 200, 4)]
     boxes = [np.vstack([whole(p), whole(p) / 2]) for p in pictures]

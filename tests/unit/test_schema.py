@@ -44,9 +44,22 @@ def test_matrices_of_several_chunks() -> None:
         np.testing.assert_array_equal(got, want)
 
 
+def test_matrices_of_more_numbers_than_an_arrow_array_holds() -> None:
+    images = schema.nested([np.ones((20, 1280), np.float16)] * 64, pa.float16())
+    many = pa.chunked_array([images] * (2**31 // (64 * 20 * 1280) + 1))
+    with pytest.raises(pa.ArrowInvalid, match="offset overflow"):
+        many.combine_chunks()
+    found = schema.matrices(many, 1280)
+    assert len(found) == len(many)
+    assert found[-1].shape == (20, 1280)
+
+
 def test_matrices_refuse_rows_of_another_width() -> None:
-    with pytest.raises(ValueError, match="expected rows of 4 numbers, got 6 in 2 rows"):
+    with pytest.raises(ValueError, match="expected rows of 4 numbers, got one of 3"):
         schema.matrices(schema.nested(ragged(2), pa.float32()), 4)
+    as_many_in_all = pa.array([[[1.0, 2, 3, 4, 5], [6.0, 7, 8]]])
+    with pytest.raises(ValueError, match="expected rows of 4 numbers, got one of 5"):
+        schema.matrices(as_many_in_all, 4)
 
 
 def test_nested_keeps_half_precision() -> None:

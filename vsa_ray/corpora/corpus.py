@@ -109,9 +109,10 @@ class Corpus:
 def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
     """Read a corpus from a directory, which holds its annotations and its images at any depth.
 
-    image_id is the image's file name, or in a plain folder its path; sentence_id is
-    `<image_id>#<number>`. Limits come last: what is odd in a sentence or a split counts for all
-    images, what is odd in phrases for those within the limits.
+    image_id is the image's file name, or its path in a plain folder, and where a CSV has images of
+    one name in several folders; sentence_id is `<image_id>#<number>`. Limits come last: what
+    is odd in a sentence or a split counts for all images, what is odd in phrases for those within
+    the limits.
 
     Raises:
         UserError: there is no corpus of that format, or no image of it.

@@ -2,8 +2,8 @@
 
 `Annotations/<id>.xml` has the size of the original picture and the boxes of each chain (a thing
 that sentences speak of), 1-based and inclusive as in Pascal VOC. `Sentences/<id>.txt` has a
-sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is what stands before the
-first "_" in the stem of an image's name.
+sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is the stem of an image's
+name or, as of Flickr8k's, what stands before the first "_" in it.
 """
 
 from __future__ import annotations
@@ -50,17 +50,22 @@ def read_phrases(
 ) -> tuple[pa.Table, Counter[str]]:
     """`schema.PHRASES` of the images in `splits`, and what was odd.
 
-    A phrase whose chain has no box is left out, and a sentence without such phrases too.
+    An image whose `<id>` is another's too has none. A phrase whose chain has no box is left out,
+    and a sentence without such phrases too.
 
     Raises:
         UserError: there are no such annotations at the URI.
     """
-    images = {PurePosixPath(i).stem.partition("_")[0]: i for i in splits}
-    annotations, texts, odd = _parsed(_files(uri, images.keys()))
+    keys = {image_id: _keys(image_id) for image_id in splits}
+    used = Counter(key for own in keys.values() for key in {*own})
+    annotations, texts, odd = _parsed(_files(uri, used.keys()))
     known = _sentence_ids(sentences)
     rows = []
-    for key, image_id in images.items():
-        if key not in annotations or key not in texts:
+    for image_id, own in keys.items():
+        # What two images could mean is of neither.
+        found = (key for key in own if used[key] == 1 and key in annotations and key in texts)
+        key = next(found, None)
+        if key is None:
             odd["image without phrases"] += 1
             continue
         for number, words, phrases in _boxed(texts[key], annotations[key].boxes, odd):
@@ -79,6 +84,11 @@ def read_phrases(
                 }
             )
     return pa.Table.from_pylist(rows, schema=schema.PHRASES), odd
+
+
+def _keys(image_id: str) -> tuple[str, str]:
+    stem = PurePosixPath(image_id).stem
+    return stem, stem.partition("_")[0]
 
 
 def _parsed(

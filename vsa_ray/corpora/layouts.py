@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Literal
@@ -93,6 +93,31 @@ class Layout:
         candidates = [folder for folder in self.folders.values() if wanted & folder.keys()]
         return max(candidates, key=lambda folder: len(wanted & folder.keys()), default={})
 
+    def named(self, names: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """What images a file means by names and paths.
+
+        A path means the image that is there, counted from the directory or from above it. A name,
+        or a path at which there is none, is looked up in the folder that holds the most of them.
+
+        Returns:
+            Name or path -> image_id: the image's name, or its path where two share the name; and
+            image_id -> URI of all images in the folders of those that were found.
+        """
+        paths = self.images()
+        found = {name: uri for name in names if (uri := _at_end_of(name, paths))}
+        others = {name: PurePosixPath(name).name for name in names - found.keys()}
+        folder = self.image_folder(others.values())
+        found |= {name: folder[file] for name, file in others.items() if file in folder}
+        folders = {uri.rpartition("/")[0] for uri in found.values()}
+        used = Counter(file for each in folders for file in self.folders[each])
+        id_of = {
+            uri: path if used[file := PurePosixPath(path).name] > 1 else file
+            for path, uri in paths.items()
+            if uri.rpartition("/")[0] in folders
+        }
+        ids = {name: id_of[found[name]] if name in found else others[name] for name in names}
+        return ids, {image_id: uri for uri, image_id in id_of.items()}
+
     def format(self) -> Format:
         """The layout these files have.
 
@@ -116,3 +141,10 @@ class Layout:
             f"{COCO_FILES[0]} (COCO), {KARPATHY_FILES[0]} (Karpathy), {' or '.join(CSV_FILES)} "
             f"and images ({', '.join(IMAGE_SUFFIXES)})"
         )
+
+
+def _at_end_of(path: str, paths: Mapping[str, str]) -> str | None:
+    """The URI of the longest end of a path that is one of `paths` and names a folder."""
+    parts = PurePosixPath(path).parts
+    ends = ("/".join(parts[first:]) for first in range(len(parts) - 1))
+    return next((paths[end] for end in ends if end in paths), None)

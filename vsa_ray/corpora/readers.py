@@ -118,8 +118,8 @@ def _read_split_lists(layout: Layout, contents: Contents) -> None:
 
 
 def read_csv(layout: Layout) -> Contents:
-    """A row a sentence, in columns `image` and `caption`; splits from a column `split`, or lists
-    as Flickr's."""
+    """A row a sentence, in columns `image` (a name, or a path) and `caption`; splits from a column
+    `split`, or lists as Flickr's."""
     file = layout.the_file("CSV file", CSV_FILES)
     text = storage.read_bytes(file).decode("utf-8-sig", errors="replace")
     rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
@@ -130,19 +130,23 @@ def read_csv(layout: Layout) -> Contents:
             f"{', '.join(rows.fieldnames) or 'nothing'})"
         )
     contents, numbers = Contents(), Counter[str]()
+    said = []
     for row in _rows(file, rows):
-        image_id = PurePosixPath((row["image"] or "").strip()).name
+        name = (row["image"] or "").strip()
         split = CSV_SPLITS.get((row.get("split") or "").strip().lower())
         # None is the name of what has no column: a caption's comma without quotes around it.
-        if not image_id or not row["caption"] or split is None or None in row:
+        if not PurePosixPath(name).name or not row["caption"] or split is None or None in row:
             contents.oddities["malformed sentence line"] += 1
-            continue
-        contents.sentences.append(Said(image_id, numbers[image_id], row["caption"]))
+        else:
+            said.append((name, split, row["caption"]))
+    ids, contents.images = layout.named({name for name, _, _ in said})
+    for name, split, caption in said:
+        image_id = ids[name]
+        contents.sentences.append(Said(image_id, numbers[image_id], caption))
         numbers[image_id] += 1
         if contents.splits.setdefault(image_id, split) != split:
             contents.oddities["image in two splits"] += 1
             contents.splits[image_id] = split
-    contents.images = layout.image_folder(numbers)
     _read_split_lists(layout, contents)
     return contents
 

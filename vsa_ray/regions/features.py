@@ -32,6 +32,8 @@ whatever the batch."""
 MULTIPLIES_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 """Names of CPUs' abilities, the last one ARM's. Others can imitate it, slower than float32."""
 
+LARGEST = torch.finfo(torch.float16).max
+
 SAMPLES = 7
 """A region's feature is the mean of SAMPLES x SAMPLES points of it."""
 
@@ -90,6 +92,8 @@ class RegionFeatures:
                 ],
                 dim=1,
             )
+            # As large as float16 holds, and not infinite: one such number would spoil all training.
+            pooled_RF = pooled_RF.clamp(-LARGEST, LARGEST)
             each = pooled_RF.half().cpu().split([len(boxes[i]) for i in group])
             features |= {i: rows.numpy() for i, rows in zip(group, each, strict=True)}
         return [features[i] for i in range(len(images))]
