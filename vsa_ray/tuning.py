@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,10 @@ def search(
 
     Raises:
         SearchError: all trials failed; its cause is the first one's.
+        KeyboardInterrupt: at Ctrl-C.
     """
+    # Or Tune would take Ctrl-C for itself, and return the trials so far as if they were all.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     filesystem, path = storage.resolve(out)
     experiment = f"{path}/{EXPERIMENT}"
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import ray.tune
+from ray.tune.tune import _setup_signal_catching
 
 from jobs import tune
 from vsa_ray import storage, tuning
@@ -99,6 +103,30 @@ def test_trials_are_told(caplog: pytest.LogCaptureFixture) -> None:
         "trial 2/4: 7.00 after 2 epochs",
         "trial 1/4: failed",
     ]
+
+
+class Interrupted:
+    """Ray's Tuner, at Ctrl-C after its first trial."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    @staticmethod
+    def can_restore(*_: object, **__: object) -> bool:
+        return False
+
+    def fit(self) -> Results:
+        _setup_signal_catching()
+        os.kill(os.getpid(), signal.SIGINT)
+        return Results([Result({}, history(1))])
+
+
+def test_ctrl_c_is_no_end_of_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray.tune, "Tuner", Interrupted)
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(
+            lambda *_: {}, SearchConfig(), str(tmp_path), searched=(), score=SCORE, epochs=3
+        )
 
 
 @pytest.fixture
