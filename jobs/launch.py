@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from vsa_ray import config, datasets, schema, storage
+from vsa_ray import config, datasets, schema, storage, texts
 from vsa_ray.batches import DETECTION_DIM
 from vsa_ray.config import ConfigError, Recipe
 from vsa_ray.errors import mistake_behind
@@ -164,6 +164,27 @@ def check_splits(sentences: pa.Table, splits: Sequence[str], where: str) -> None
                 f"{', '.join(has.values()) or 'none at all'}); give the corpus split lists, or "
                 "read it with --reader.dev-share 0.1 --reader.test-share 0.1, which draw splits"
             )
+
+
+def require_described(regions: str, split: str, described: pa.Table) -> None:
+    """A `regions` table has to have a good image of a split with a text, of train to learn from and
+    of dev to measure on: the latter a training would find out after an epoch.
+
+    Args:
+        described: the TEXTS of that split.
+
+    Raises:
+        ConfigError: it has none.
+        StorageError: it is another table.
+    """
+    columns = ["image_id", "status"]
+    images = storage.read_table(regions, schema.REGIONS, columns=columns, split=split)
+    if not len(texts.attach(images, described)):
+        raise ConfigError(
+            f"--regions {regions} has no good image of the {split} split with a text to learn "
+            f"from ({len(images)} images, texts of {len(described)}); is it of the same corpus, or "
+            "have its images failed (column `error`)?"
+        )
 
 
 def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
