@@ -68,6 +68,8 @@ class SearchConfig:
                 raise ValueError(
                     f"SearchConfig.{name} must be two numbers, 0 < low < high, got {low} and {high}"
                 )
+        if not 0 <= self.seed < 2**32:  # as numpy takes it, with which Optuna draws
+            raise ValueError(f"SearchConfig.seed must be in [0, 2**32), got {self.seed}")
         if not self.embed_dim or min(self.embed_dim) < 1:
             raise ValueError(f"SearchConfig.embed_dim must be sizes >= 1, got {self.embed_dim}")
 
