@@ -14,7 +14,7 @@ import pytest
 import ray.tune
 from ray.tune.tune import _setup_signal_catching
 
-from jobs import tune
+from jobs import train_alignment, tune
 from vsa_ray import storage, tuning
 from vsa_ray.errors import UserError, mistake_behind
 from vsa_ray.outputs import OutputError
@@ -134,8 +134,22 @@ def job(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> tune.JobConfi
     """A search whose trials are made up; its directory is counted in `searches`."""
     found = [Trial({"margin": 0.5, "embed_dim": 8, "learning_rate": 0.1}, 42.0, 3)]
     monkeypatch.setattr(tune, "search", lambda *_, **__: found)
+    monkeypatch.setattr(train_alignment, "prepare", lambda _: None)
     at = {name: str(run / name) for name in ("regions", "sentences")}
     return tune.JobConfig(**at, out=str(here / "tune"))
+
+
+def test_a_mistake_is_told_once_and_claims_no_output(
+    job: tune.JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(config: train_alignment.JobConfig) -> None:
+        assert config.regions == job.regions
+        raise UserError("lower min_count")
+
+    monkeypatch.setattr(train_alignment, "prepare", prepare)
+    with pytest.raises(UserError, match="lower min_count"):
+        tune.main(job)
+    assert not Path(job.out).exists()
 
 
 def test_other_settings_are_refused(job: tune.JobConfig) -> None:
