@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from vsa_ray import config, datasets, schema, storage
+from vsa_ray import config, datasets, schema, storage, texts
 from vsa_ray.batches import DETECTION_DIM
 from vsa_ray.config import ConfigError, Recipe
 from vsa_ray.errors import mistake_behind
@@ -57,22 +58,27 @@ def launch(
     that goes wrong in a traceback and 1.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    again = "start the same command again"
     try:
-        parsed = config.parse(
-            settings,
-            description=description or "",
-            argv=sys.argv[1:],
-            prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
-            recipe=recipe,
-        )
+        with _readers_may_leave():
+            parsed = config.parse(
+                settings,
+                description=description or "",
+                argv=sys.argv[1:],
+                prog=f"python -m jobs.{Path(sys.argv[0]).stem}",
+                recipe=recipe,
+            )
         _check_secrets(parsed)
+        _check_given(parsed)
+        if getattr(parsed, "resume", True) is False:
+            again += " with --resume True"
         if not finished(parsed):
             parsed.check()
             if needs_ray:
                 start_ray()
         _run(job, parsed)
     except KeyboardInterrupt:
-        _give_up("stopped; start the same command again to go on", INTERRUPTED)
+        _give_up(f"stopped; {again} to go on", INTERRUPTED)
     except Exception as error:
         mistake = mistake_behind(error)
         if mistake is None:
@@ -80,11 +86,33 @@ def launch(
         _give_up(f"error: {mistake}", 2)
 
 
+@contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """`--help | head` ends in no traceback."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left would be flushed once more at the end, and fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
 def _check_secrets(parsed: Any) -> None:
     """Before anything logs the settings."""
     for _, value in config.flatten(asdict(parsed)):
         if isinstance(value, str):
             storage.check_secrets(value)
+
+
+def _check_given(parsed: Any) -> None:
+    """A variable of the shell that is not set leaves "", which would mean the working directory."""
+    for one in fields(parsed):
+        needed = one.default is MISSING and one.default_factory is MISSING
+        if needed and getattr(parsed, one.name) == "":
+            raise ConfigError(f"--{one.name.replace('_', '-')} is empty; give a value")
 
 
 def _run(job: Callable[[Job], object], parsed: Job) -> None:
@@ -164,6 +192,27 @@ def check_splits(sentences: pa.Table, splits: Sequence[str], where: str) -> None
                 f"{', '.join(has.values()) or 'none at all'}); give the corpus split lists, or "
                 "read it with --reader.dev-share 0.1 --reader.test-share 0.1, which draw splits"
             )
+
+
+def require_described(regions: str, split: str, described: pa.Table) -> None:
+    """A `regions` table has to have a good image of a split with a text, of train to learn from and
+    of dev to measure on: the latter a training would find out after an epoch.
+
+    Args:
+        described: the TEXTS of that split.
+
+    Raises:
+        ConfigError: it has none.
+        StorageError: it is another table.
+    """
+    columns = ["image_id", "status"]
+    images = storage.read_table(regions, schema.REGIONS, columns=columns, split=split)
+    if not len(texts.attach(images, described)):
+        raise ConfigError(
+            f"--regions {regions} has no good image of the {split} split with a text to learn "
+            f"from ({len(images)} images, texts of {len(described)}); is it of the same corpus, or "
+            "have its images failed (column `error`)?"
+        )
 
 
 def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:

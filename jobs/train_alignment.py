@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from jobs.launch import launch, require_split, require_table
+from jobs.launch import launch, require_described, require_split, require_table
 from jobs.settings import recipe
 from vsa_ray import batches, datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig, LabelWords, label_words
@@ -71,9 +71,31 @@ def main(
         logger.info("%s is trained already", config.out)
         runs.tidy(config.out)  # it was killed before it did
         return dict(done["best"])
+    task, learned = prepare(config)
+    # Not before: what has to be put right until here is put right for the same --out.
     runs.begin(output, config.training, resume=config.resume)
+    images = datasets.training_images(
+        config.regions, learned, extra_columns=_extra_columns(config.alignment)
+    )
+    words = task.vocabulary
+    logger.info("training the alignment: %d words, %d sentences", len(words), words.sentences)
+    with tracking.run("train_alignment", made_from, parent=parent) as run:
+        run.tags({"checkpoint": storage.absolute(config.out)})
+        return train(task, images, config.training, output, run, beside=beside)
+
+
+def prepare(config: JobConfig) -> tuple[AlignmentTask, pa.Table]:
+    """What is learned, and the TEXTS that it is learned from. Needs no Ray.
+
+    Raises:
+        UserError: the tables, or the settings with them, cannot be learned from.
+    """
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
     vocabulary = Vocabulary.of(sentences, config.vocabulary)
+    learned = texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary))
+    dev = storage.read_table(config.sentences, schema.SENTENCES, split="dev")
+    require_described(config.regions, "train", learned)
+    require_described(config.regions, "dev", texts.group_by_image(texts.of_sentences(dev)))
     task = AlignmentTask(
         config=config.alignment,
         vocabulary=vocabulary,
@@ -82,15 +104,7 @@ def main(
         sentences=storage.absolute(config.sentences),
         labels=_labels(config, sentences, vocabulary) if config.alignment.distillation else None,
     )
-    images = datasets.training_images(
-        config.regions,
-        texts.group_by_image(texts.known(texts.of_sentences(sentences), vocabulary)),
-        extra_columns=_extra_columns(config.alignment),
-    )
-    logger.info("training the alignment: %d words, %d sentences", len(vocabulary), len(sentences))
-    with tracking.run("train_alignment", made_from, parent=parent) as run:
-        run.tags({"checkpoint": storage.absolute(config.out)})
-        return train(task, images, config.training, output, run, beside=beside)
+    return task, learned
 
 
 def _extra_columns(config: AlignmentConfig) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs.launch import launch, require_split, require_table
+from jobs.launch import launch, require_described, require_split, require_table
 from jobs.settings import recipe
 from vsa_ray import datasets, schema, storage, texts, tracking
 from vsa_ray.config import ConfigError
@@ -87,18 +87,24 @@ def main(config: JobConfig, parent: Run | None = None, *, beside: Beside = ALONE
         logger.info("%s is trained already", config.out)
         runs.tidy(config.out)  # it was killed before it did
         return dict(done["best"])
-    runs.begin(output, config.training, resume=config.resume)
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
     vocabulary = Vocabulary.of(sentences, config.vocabulary)
+    learned, dev_texts = (
+        texts.group_by_image(texts.known(_texts(config, split), vocabulary))
+        for split in ("train", "dev")
+    )
+    require_described(config.regions, "train", learned)
+    require_described(config.regions, "dev", dev_texts)
     task = CaptionTask(
         config=config.captioner,
         vocabulary=vocabulary,
         moments=Moments.of(config.regions),
         regions=storage.absolute(config.regions),
         has_sentences=config.learn_from != "snippets",
-        dev_texts=texts.group_by_image(texts.known(_texts(config, "dev"), vocabulary)),
+        dev_texts=dev_texts,
     )
-    learned = texts.group_by_image(texts.known(_texts(config, "train"), vocabulary))
+    # Not before: what has to be put right until here is put right for the same --out.
+    runs.begin(output, config.training, resume=config.resume)
     images = datasets.training_images(config.regions, learned, described=True)
     logger.info("training the captioner: %d words, %d images", len(vocabulary), len(learned))
     with tracking.run("train_mrnn", made_from, parent=parent) as run:

@@ -79,6 +79,8 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     if done := output.committed():
         logger.info("the search is done already, see %s/trials.json", config.out)
         return list(done["trials"])
+    # Or each trial would tell what has to be put right, and it could not be for the same --out.
+    train_alignment.prepare(config.training_with({}, ""))
     output.begin()
     has_margin = config.alignment.loss != "softmax"
     with tracking.run("tune", asdict(config)) as parent:

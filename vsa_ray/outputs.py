@@ -137,7 +137,7 @@ class Output:
     def committed(self) -> dict[str, Any] | None:
         """What `commit` said, if this job has finished before."""
         success = storage.committed(self.uri)
-        return success if success and success["made_from"] == self.made_from else None
+        return success if success and success.get("made_from") == self.made_from else None
 
     def commit(self, **description: Any) -> None:
         """Say that the directory is complete, and what is in it.

@@ -69,6 +69,18 @@ _REFUSING_CODES = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT
 
 _REFUSING_STATUS = {"400", "401", "403"}
 
+_REFUSING_ERRNO = {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "permission denied; choose another place, or let this user read and write there",
+    ),
+    **dict.fromkeys(
+        (errno.EDQUOT, errno.ENOSPC),
+        "no space is left there; make some and start the same command again",
+    ),
+}
+"""Of disks."""
+
 _NO_BUCKET = re.compile(r"^Bucket '[^']*' not found")
 """How pyarrow tells that it cannot find the region of a bucket."""
 
@@ -143,13 +155,13 @@ def is_passing(error: BaseException) -> bool:
 
 
 def refusal(error: OSError) -> str:
-    """What S3 has against a request, however often it is made, and what to do; or ""."""
+    """What S3 or a disk has against a request, however often it is made, and what to do; or ""."""
     code, status = (_AWS_ERROR.findall(str(error)) or [("", "")])[-1]
     if code in _REFUSING_CODES or status in _REFUSING_STATUS:
         return "access denied; check AWS_REGION, and what the credentials here may do with it"
     if code == "NO_SUCH_BUCKET" or _NO_BUCKET.search(str(error)):
         return "no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL"
-    return ""
+    return _REFUSING_ERRNO.get(error.errno or 0, "")
 
 
 def check_credentials(uri: str, error: BaseException) -> None:

@@ -104,8 +104,8 @@ def check_secrets(uri: str) -> None:
 def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Result:
     """`action(filesystem, path)`, patiently: see s3.py.
 
-    Raises StorageError where a file is in the place of a directory, or S3 refuses; StorageOutage
-    where storage fails and goes on failing.
+    Raises StorageError where a file is in the place of a directory, or S3 or the disk refuses;
+    StorageOutage where storage fails and goes on failing.
     """
     try:
         return s3.patiently(uri, lambda: action(*resolve(uri)))

@@ -31,13 +31,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it creates
-# With MLflow's own 7 retries a server that is gone would hold up every epoch for four minutes.
+# With MLflow's own 7 retries a server that is gone would hold up every epoch for four minutes, and
+# with its 120 seconds one that is silent a good part of an hour.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 EXPERIMENT = "vsa_ray"
 SQLITE = "sqlite:///"
+REST = 10
+"""A store that failed after a while is left in peace for so many times as long: it may hold up a
+training that logs all the time, but not for long."""
+
 _MAX_PARAM = 500
 _PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow")
+
+
+_left_until: dict[str, float] = {}
+"""Stores that failed, and the time.monotonic() until which they are asked nothing."""
 
 
 class TrackingError(UserError):
@@ -55,7 +65,21 @@ def store() -> str:
 
 def shown(text: str) -> str:
     """A store, or an error about it, as logs may have it: no URI in it says who asks."""
-    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+    return re.sub(r"(?<=://)[^/\s]\S*@", "***@", text)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What comes of a store that cannot be used. MLflow wraps only some of what its stores, their
+    drivers and the buckets of its artifacts raise."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (
+        *(MlflowException, SQLAlchemyError, ImportError, OSError),
+        *(Boto3Error, BotoCoreError, ClientError),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +122,26 @@ class Run:
             _client(self.uri).set_terminated(self.run_id, status)
 
     def _log(self, **values: Any) -> None:
+        if time.monotonic() < _left_until.get(self.uri, 0.0):
+            return
         with self._tolerant():
             _client(self.uri).log_batch(self.run_id, **values)
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
+        begun = time.monotonic()
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except _failures() as error:
+            now, rest = time.monotonic(), 0.0
+            if now - begun >= 1:
+                rest = REST * (now - begun)
+                _left_until[self.uri] = now + rest
             logger.warning(
-                "MLflow at %s did not take a log: %s", shown(self.uri), shown(str(error))
+                "MLflow at %s did not take a log%s: %s",
+                shown(self.uri),
+                f", and gets none for {rest:.0f} s" if rest else "",
+                shown(str(error)),
             )
 
 
@@ -148,14 +180,12 @@ def _client(uri: str) -> mlflow.MlflowClient:
 
 def _begin(uri: str, tags: Mapping[str, str]) -> str:
     """Make a run -> its id."""
-    from mlflow.exceptions import MlflowException
-
     try:
         with _alone(uri):
             client = _client(uri)  # makes the store
             experiment = _experiment(client, uri)
         return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
-    except MlflowException as error:
+    except _failures() as error:
         raise TrackingError(
             f"MLflow takes no runs at {shown(uri)}: {shown(str(error))}; set MLFLOW_TRACKING_URI "
             "to a store that does"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ class SearchConfig:
                 raise ValueError(
                     f"SearchConfig.{name} must be two numbers, 0 < low < high, got {low} and {high}"
                 )
+        if not 0 <= self.seed < 2**32:  # as numpy takes it, with which Optuna draws
+            raise ValueError(f"SearchConfig.seed must be in [0, 2**32), got {self.seed}")
         if not self.embed_dim or min(self.embed_dim) < 1:
             raise ValueError(f"SearchConfig.embed_dim must be sizes >= 1, got {self.embed_dim}")
 
@@ -104,7 +107,10 @@ def search(
 
     Raises:
         SearchError: all trials failed; its cause is the first one's.
+        KeyboardInterrupt: at Ctrl-C.
     """
+    # Or Tune would take Ctrl-C for itself, and return the trials so far as if they were all.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     filesystem, path = storage.resolve(out)
     experiment = f"{path}/{EXPERIMENT}"
 

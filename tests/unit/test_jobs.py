@@ -437,6 +437,7 @@ def test_snippets_are_as_the_runs_but_for_what_is_given() -> None:
         ("train_alignment", ("--training.optimizer", "adagrad"), "invalid choice 'adagrad'"),
         ("train_mrnn", ("--captioner.dropout", "1"), r"dropout must be in [0, 1), got 1.0"),
         ("tune", ("--search.margin", "2", "1"), "margin must be two numbers, 0 < low < high"),
+        ("tune", ("--search.seed", "-1"), "SearchConfig.seed must be in [0, 2**32), got -1"),
         (
             "pipeline",
             ("--snippets.beta", "-1"),

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from jobs import launch, read_corpus, train_alignment
+from jobs import launch, read_corpus, train_alignment, train_mrnn
 from vsa_ray import schema, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig, CaptionRegions
 from vsa_ray.config import ConfigError
 from vsa_ray.corpora import ReaderConfig, SceneConfig, generate_scenes
+from vsa_ray.errors import UserError
 from vsa_ray.table_files import Written
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
@@ -150,3 +152,48 @@ def test_distillation_needs_detected_classes(here: Path) -> None:
     vocabulary = Vocabulary.of(sentences, VocabularyConfig(min_count=1))
     with pytest.raises(ConfigError, match=r"distillation 0\.5 learns from .* regions has none"):
         train_alignment._labels(job, sentences, vocabulary)
+
+
+def test_a_training_that_cannot_begin_leaves_its_place_free(
+    here: Path, regions: pa.Table, sentences: pa.Table
+) -> None:
+    """Told to lower min_count, one does it for the same --out."""
+    tables = {"regions": regions, "sentences": sentences}
+    for name, table in tables.items():
+        split = pc.replace_substring(table["split"], "test", "dev")
+        tables[name] = table.set_column(table.schema.get_field_index("split"), "split", split)
+    bad = pc.if_else(pc.equal(tables["regions"]["split"], "dev"), "corrupt", "ok")
+    at = regions.schema.get_field_index("status")
+    tables |= {
+        "without_dev": regions,
+        "failed": tables["regions"].set_column(at, "status", bad),
+        "snippets": schema.SNIPPETS.empty_table(),
+    }
+    for name, table in tables.items():
+        storage.write_table(name, table)
+    align = train_alignment.JobConfig(
+        regions="regions",
+        sentences="sentences",
+        out="out",
+        vocabulary=VocabularyConfig(min_count=1),
+    )
+    write = train_mrnn.JobConfig(
+        **{name: getattr(align, name) for name in ("regions", "sentences", "out", "vocabulary")},
+        learn_from="images",
+    )
+    for job, main in ((align, train_alignment.main), (write, train_mrnn.main)):
+        for change, message in (
+            ({"vocabulary": VocabularyConfig(min_count=9)}, "lower min_count"),
+            ({"regions": "sentences"}, "is this the right table"),
+            (
+                {"regions": "without_dev"},
+                r"no good image of the dev split .*\(0 images, texts of 3",
+            ),
+            ({"regions": "failed"}, r"no good image of the dev split .*\(3 images, texts of 3"),
+        ):
+            with pytest.raises(UserError, match=message):
+                main(replace(job, **change))  # type: ignore[operator]
+    from_snippets = replace(write, learn_from="snippets", snippets="snippets")
+    with pytest.raises(UserError, match=r"of the train split .*\(2 images, texts of 0\)"):
+        train_mrnn.main(from_snippets)
+    assert not (here / "out").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -68,6 +71,54 @@ def test_ctrl_c_says_how_to_go_on(error: BaseException, capsys: pytest.CaptureFi
     """Ray Train's handler of the signal exits with 0."""
     assert ended(error) == INTERRUPTED
     assert capsys.readouterr().err == "stopped; start the same command again to go on\n"
+
+
+def test_a_training_is_told_to_go_on_by_its_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Training:
+        resume: bool = False
+
+        def check(self) -> None:
+            raise KeyboardInterrupt
+
+    for flags, told in (([], " with --resume True"), (["--resume", "True"], "")):
+        monkeypatch.setattr("sys.argv", ["jobs/some.py", *flags])
+        with pytest.raises(SystemExit):
+            launch(lambda _: None, Training, "A training.", needs_ray=False)
+        assert f"start the same command again{told} to go on" in capsys.readouterr().err
+
+
+def test_what_has_to_be_given_may_not_be_empty(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Reading:
+        in_place: str
+        phrases: str = ""
+
+        def check(self) -> None: ...
+
+    def ended(*flags: str) -> object:
+        monkeypatch.setattr("sys.argv", ["jobs/some.py", *flags])
+        with pytest.raises(SystemExit) as stop:
+            launch(lambda _: sys.exit(0), Reading, "A job.", needs_ray=False)
+        return stop.value.code
+
+    assert ended("--in-place", "") == 2
+    assert capsys.readouterr().err == "error: --in-place is empty; give a value\n"
+    assert ended("--in-place", "here", "--phrases", "") == INTERRUPTED  # it has run
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--print-config"]])
+def test_who_reads_the_help_may_leave_early(flags: list[str]) -> None:
+    command = [sys.executable, "-m", "jobs.generate_scenes", "--out", "scenes", *flags]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert ended.stderr == ""
 
 
 def test_credentials_in_a_setting_are_refused_before_anything_logs_it(

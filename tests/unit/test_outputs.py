@@ -150,6 +150,16 @@ def test_a_finished_table_of_another_job_is_not_taken_for_ours(tmp_path: Path) -
     assert output(tmp_path, beta=2.0).finished() is None
 
 
+def test_a_directory_that_spark_has_finished_is_refused(tmp_path: Path) -> None:
+    """On S3 it writes JSON of its own into _SUCCESS."""
+    out = output(tmp_path)
+    storage.write_table(out.uri, rows("a"))
+    storage.commit(out.uri, {"name": "org.apache.hadoop.fs.s3a.commit.files.SuccessData/1"})
+    assert out.finished() is None
+    with pytest.raises(OutputError, match="files of another origin"):
+        out.begin()
+
+
 @pytest.mark.parametrize(
     ("spans", "table", "message"),
     [

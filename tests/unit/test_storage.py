@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -99,6 +101,26 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         storage.write_bytes(f"{tmp_path}/taken", b"data")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.ENOSPC, "file: no space is left there; make some and start the same command again"),
+        (errno.EACCES, "file: permission denied; choose another place"),
+    ],
+)
+def test_a_disk_that_takes_nothing(
+    code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(storage.StorageError, match=message):
+        storage.write_bytes(f"{tmp_path}/file", b"data")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_write_replaces_the_file_in_one_step(tmp_path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow.entities import Run as StoredRun
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 
 from vsa_ray import tracking
 from vsa_ray.tracking import Run, TrackingError
@@ -133,6 +139,55 @@ def test_a_dead_server_does_not_hold_up_an_epoch_for_minutes() -> None:
     assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() <= 2  # 7 of MLflow's own take four minutes
 
 
+def test_a_silent_server_holds_up_a_training_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert MLFLOW_HTTP_REQUEST_TIMEOUT.get() <= 20  # of MLflow's own 120, with two retries
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and that is all
+        run = Run(f"http://127.0.0.1:{silent.getsockname()[1]}", "some-run")
+        for step in range(100):
+            run.metrics({"train/loss": 1.0}, step=step)
+    (warning,) = [entry for entry in caplog.records if entry.name == "vsa_ray.tracking"]
+    assert re.search(r"did not take a log, and gets none for 1\d s: ", warning.getMessage())
+
+
+def test_a_store_that_was_left_in_peace_is_asked_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking.run("training", {}) as run:
+        monkeypatch.setitem(tracking._left_until, run.uri, time.monotonic() + 1000)
+        run.metrics({"lost": 1.0})
+        monkeypatch.setitem(tracking._left_until, run.uri, time.monotonic() - 1)
+        run.metrics({"kept": 1.0})
+    assert set(stored(run).data.metrics) == {"kept"}
+    assert stored(run).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["mssql://mlflow:secret@host/db", "sqlite:///broken.db"])
+def test_a_store_that_this_machine_cannot_use(
+    uri: str, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For want of a driver, or since it is no database."""
+    (here / "broken.db").write_bytes(b"no database" * 1000)
+    Run(uri, "some-run").metrics({"train/loss": 1.0})
+    assert "did not take a log" in caplog.text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError, match="MLflow takes no runs at"), tracking.run("one", {}):
+        pytest.fail("the job has started")
+    assert "secret" not in caplog.text
+
+
+def test_a_page_that_its_store_does_not_take(s3: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = mlflow.MlflowClient(tracking.store())
+    client.create_experiment(tracking.EXPERIMENT, artifact_location=f"{s3}-missing/pages")
+    with tracking.run("evaluate", {}) as run:
+        run.text("text", "page.html")
+    assert "NoSuchBucket" in caplog.text
+    assert stored(run).info.status == "FINISHED"
+
+
 def test_a_store_that_is_dead_from_the_start_is_an_error(
     no_patience: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +258,9 @@ def test_a_store_beside_the_job_is_one_for_processes_elsewhere(
         ("http://user:s3cret@tracking:5000", "http://***@tracking:5000"),
         ("http://tracking:5000", "http://tracking:5000"),
         ("no http://a:b@c/d, e@f", "no http://***@c/d, e@f"),
+        ("postgresql://mlflow:s3/cret@db/runs", "postgresql://***@db/runs"),
         ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+        ("sqlite:////me@home/mlflow.db", "sqlite:////me@home/mlflow.db"),
     ],
 )
 def test_passwords_of_a_store_are_not_shown(uri: str, shown: str) -> None:

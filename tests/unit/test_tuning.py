@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import ray.tune
+from ray.tune.tune import _setup_signal_catching
 
-from jobs import tune
+from jobs import train_alignment, tune
 from vsa_ray import storage, tuning
 from vsa_ray.errors import UserError, mistake_behind
 from vsa_ray.outputs import OutputError
@@ -101,13 +105,51 @@ def test_trials_are_told(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+class Interrupted:
+    """Ray's Tuner, at Ctrl-C after its first trial."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    @staticmethod
+    def can_restore(*_: object, **__: object) -> bool:
+        return False
+
+    def fit(self) -> Results:
+        _setup_signal_catching()
+        os.kill(os.getpid(), signal.SIGINT)
+        return Results([Result({}, history(1))])
+
+
+def test_ctrl_c_is_no_end_of_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray.tune, "Tuner", Interrupted)
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(
+            lambda *_: {}, SearchConfig(), str(tmp_path), searched=(), score=SCORE, epochs=3
+        )
+
+
 @pytest.fixture
 def job(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> tune.JobConfig:
     """A search whose trials are made up; its directory is counted in `searches`."""
     found = [Trial({"margin": 0.5, "embed_dim": 8, "learning_rate": 0.1}, 42.0, 3)]
     monkeypatch.setattr(tune, "search", lambda *_, **__: found)
+    monkeypatch.setattr(train_alignment, "prepare", lambda _: None)
     at = {name: str(run / name) for name in ("regions", "sentences")}
     return tune.JobConfig(**at, out=str(here / "tune"))
+
+
+def test_a_mistake_is_told_once_and_claims_no_output(
+    job: tune.JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(config: train_alignment.JobConfig) -> None:
+        assert config.regions == job.regions
+        raise UserError("lower min_count")
+
+    monkeypatch.setattr(train_alignment, "prepare", prepare)
+    with pytest.raises(UserError, match="lower min_count"):
+        tune.main(job)
+    assert not Path(job.out).exists()
 
 
 def test_other_settings_are_refused(job: tune.JobConfig) -> None:
