@@ -10,7 +10,7 @@ DEMO := runs/demo
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.installed ## Make .venv with everything that is needed
+setup: $(VENV)/.installed ## Create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -18,17 +18,17 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(RUN) -m pip install --disable-pip-version-check --quiet --progress-bar off -c requirements.lock -e '.[dev]'
 	@touch $@
 
-demo: setup ## Run the whole system on generated pictures, into runs/demo
+demo: setup ## Run the whole pipeline on generated pictures, into runs/demo
 	$(RUN) -m jobs.generate_scenes --config jobs/configs/demo_scenes.yaml --out $(CORPUS)
 	$(RUN) -m jobs.pipeline --config jobs/configs/demo.yaml --corpus $(CORPUS) --out $(DEMO)
 
-test: setup ## Run every test that this machine can run, but for those of make chaos
+test: setup ## Run every test that this machine can run, except those of make chaos
 	$(RUN) -m pytest
 
-unit: setup ## Run the tests that need no Ray: a minute
+unit: setup ## Run the tests that need no Ray (a minute)
 	$(RUN) -m pytest -m "not cluster"
 
-chaos: setup ## Run the long tests that kill whatever a job consists of: a quarter of an hour
+chaos: setup ## Run the long fault-injection tests (a quarter of an hour)
 	$(RUN) -m pytest -m chaos -o log_cli=true -o log_cli_level=INFO
 
 check: setup ## Lint, formatting and types
@@ -36,7 +36,7 @@ check: setup ## Lint, formatting and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-lock: setup ## Write requirements.lock anew from what is installed
+lock: setup ## Regenerate requirements.lock from what is installed
 	$(RUN) -m pip freeze --exclude-editable > requirements.lock
 
 clean: ## Remove what make demo made
