@@ -1,15 +1,15 @@
-"""Results of whole reproductions, beside those of the paper.
+"""Results of complete reproductions, compared with the paper's.
 
-    parts.py       what is measured once, and remembered
-    recipe.py      the tables and models of one recipe to all that is measured of it
-    measuring.py   models and tables to rows of retrieval and captions
-    grounding.py   the same of grounding; how phrases find boxes, as chosen on dev
-    spread.py      results of several seeds to their mean and deviation
-    assembly.py    all rows of a recipe to one file of docs/results
+    parts.py       steps of a reproduction, each run once and cached
+    recipe.py      measures everything there is to measure for one recipe
+    measuring.py   rows of the retrieval and caption tables
+    grounding.py   rows of the grounding table; how phrases are decoded, chosen on dev
+    spread.py      mean and deviation over seeds
+    assembly.py    all rows of a recipe as one file of docs/results
     paper.py       the paper's numbers, as data
-    page.py        the files of docs/results to its page
+    page.py        renders the files of docs/results as a page
 
-jobs.reproduce writes such a file a recipe, and the page from all that lie side by side.
+jobs.reproduce writes one such file per recipe, and the page from all files in the folder.
 """
 
 from vsa_ray.results.assembly import assemble

@@ -1,7 +1,7 @@
-"""What the parts of a reproduction measured, to the content of a file of docs/results.
+"""Assemble what the parts of a reproduction measured into the content of a docs/results file.
 
-The parts of metrics.json are there as means over the seeds: `retrieval` of the row that was best on
-dev, `grounding` with all that the detector knows, `captions` of the widest beam.
+It includes the parts of metrics.json as means over the seeds: `retrieval` for the row that was best
+on dev, `grounding` with all that the detector knows, `captions` for the widest beam.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from vsa_ray.results.grounding import WITH_DETECTOR
 from vsa_ray.results.spread import mean_and_spread
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""Of one seed: numbers by the name of the row."""
+"""Results of one seed: row name -> numbers."""
 
 
 def assemble(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the parts of a reproduction together, as means and deviations over the seeds.
+    """Combine the parts of a reproduction as means and deviations over the seeds.
 
     Args:
-        found: what Recipe measures: `choice`; `retrieval`, `grounding`, `chain`, `captions` and
-            `decoding` of each seed; `losses` and `boxes`.
+        found: what Recipe measures: `choice`; one `retrieval`, `grounding`, `chain`, `captions`
+            and `decoding` per seed; `losses` and `boxes`.
     """
     headline = found["choice"]["retrieval"]
     parts = {

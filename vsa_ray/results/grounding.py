@@ -1,4 +1,4 @@
-"""How phrases find their boxes: chosen on dev, measured on test."""
+"""Phrase grounding: the decoding is chosen on dev, the accuracy measured on test."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WEIGHTS: dict[str, tuple[float | None, ...]] = {
     "area_weight": (0.0, 0.1, 0.2, 0.4),
     "whole_image": (None, -1.0, -0.7, -0.5, -0.3, 0.0),
 }
-"""Of Hints, in deviations of v_i . s_t: models differ in their scale. One after the other in this
-order, and all once more when the others are known."""
+"""Values to try for the weights of Hints, in standard deviations of v_i . s_t, since models differ
+in scale. Coordinate search: one weight at a time in this order, in two rounds."""
 
 BETAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""Of the chain, in the same unit."""
+"""Values of the chain's beta to compare, in the same unit."""
 
 ALONE = "alignment alone"
 WITH_CONFIDENCE = "alignment and the detector's confidence"
@@ -34,7 +34,7 @@ WITH_DETECTOR = "alignment and all that the detector knows"
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What was chosen, in units of v_i . s_t."""
+    """A choice of model and decoding weights, in units of v_i . s_t."""
 
     model: str
     detector_weight: float
@@ -43,7 +43,7 @@ class Decoding:
     whole_image: float | None
     beta: float
     unit: float
-    """The deviation of v_i . s_t."""
+    """The standard deviation of v_i . s_t."""
 
     def hints(self, labels: LabelWords) -> Hints:
         weights = {name: getattr(self, name) for name in WEIGHTS}
@@ -51,9 +51,11 @@ class Decoding:
 
 
 def choose_decoding(aligners: Mapping[str, Aligner], labels: LabelWords, dev: Split) -> Decoding:
-    """The model and the weights that are right most often, where both measures count alike; and
-    then the chain's beta by what snippets are cut by, the IoU of its boxes with no more than the
-    detector's confidence."""
+    """Choose the model and weights with the best mean of IoU and pointing accuracy on dev.
+
+    The chain's beta is then chosen by IoU with the detector's confidence as the only hint, because
+    that is how snippets are extracted.
+    """
     found = {name: _decoding(name, aligner, labels, dev) for name, aligner in aligners.items()}
     return max(found.values(), key=lambda each: each[0])[1]
 
@@ -61,7 +63,7 @@ def choose_decoding(aligners: Mapping[str, Aligner], labels: LabelWords, dev: Sp
 def _decoding(
     name: str, aligner: Aligner, labels: LabelWords, dev: Split
 ) -> tuple[float, Decoding]:
-    """The best of one model, with its accuracy without a chain."""
+    """Accuracy without a chain, and the best decoding, for one model."""
     scored = evaluation.phrase_scores(aligner, dev.regions, dev.phrases)
     unit = float(np.concatenate([each.scores_TR.ravel() for each in scored]).std())
     hints, best = Hints(labels=labels), -1.0
@@ -94,10 +96,10 @@ def _right(found: metrics.Grounding) -> float:
 def grounding_rows(
     aligner: Aligner, split: Split, proposals: pa.Table, labels: LabelWords, decoding: Decoding
 ) -> dict[str, dict[str, Any]]:
-    """`grounding` of metrics.json, with what the detector knows and without, and baselines.
+    """`grounding` of metrics.json with and without the detector's knowledge, and baselines.
 
     Args:
-        proposals: regions of the same images by selective search, which knows sizes alone.
+        proposals: regions of the same images by selective search, which only knows box sizes.
     """
     scored = evaluation.phrase_scores(aligner, split.regions, split.phrases)
     confidence = Hints(detector_weight=decoding.detector_weight)
@@ -124,7 +126,7 @@ _BASELINES = {
 
 
 def _baselines(part: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What takes no model, as rows of its own."""
+    """The baselines that need no model, as separate rows."""
     return {
         name: {key: part[f"{prefix}_{key}"] for key in ("iou50", "pointing")}
         for name, prefix in _BASELINES.items()
@@ -134,7 +136,7 @@ def _baselines(part: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def chain_rows(
     aligner: Aligner, split: Split, labels: LabelWords, decoding: Decoding
 ) -> dict[str, dict[str, float]]:
-    """Independent words, and the chain over a range of beta: alone, and with the detector."""
+    """Independent words and the chain over a range of beta, without and with the detector."""
     scored = evaluation.phrase_scores(aligner, split.regions, split.phrases)
     rows = {}
     for title, hints in ((ALONE, Hints()), (WITH_DETECTOR, decoding.hints(labels))):

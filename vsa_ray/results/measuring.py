@@ -1,4 +1,4 @@
-"""Models and tables to the rows of the tables of docs/results, but for grounding's."""
+"""Rows of the docs/results tables, except for grounding's, from models and tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOGETHER = "sum of these"
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What people said of the images of one split."""
+    """Regions of the images of one split, with their human sentences and phrase boxes."""
 
     regions: pa.Table
     sentences: pa.Table
@@ -34,10 +34,11 @@ class Split:
 def retrieval_rows(
     seeds: Sequence[Mapping[str, Aligner]], split: Split, headline: str = TOGETHER
 ) -> list[dict[str, Any]]:
-    """`retrieval` of metrics.json for each model of each seed, and of several together.
+    """`retrieval` of metrics.json for each model of each seed, and for ensembles.
 
-    Together is the sum of their scores, each divided by its deviation: of all models of a seed that
-    has those of the first, and, in a row of the first seed, of the headline of all seeds.
+    An ensemble sums the scores of its models, each divided by its standard deviation. There is one
+    per seed, over all its models, where the seed has all models of the first one; and, as a row of
+    the first seed, one over the headline scores of all seeds.
     """
     rows: list[dict[str, Any]] = []
     headlines: list[Scores] = []
@@ -89,7 +90,7 @@ def caption_part(
 
     Args:
         sentences: of all splits.
-        train: regions of the training images, for the nearest neighbour; may be empty.
+        train: regions of the training images, for the nearest-neighbour baseline; may be empty.
     """
     good = split.regions.filter(pc.equal(split.regions["status"], "ok"))
     texts = _write(captioner, batches.whole_image_features(good), config)
@@ -100,7 +101,7 @@ def caption_part(
     )
     measured = evaluation.captioning(captions, split.regions, sentences, train)
     if measured is None:
-        raise UserError("no image of the split has features and sentences: there is no caption")
+        raise UserError("no image of the split has both features and sentences to caption")
     return measured
 
 
@@ -112,16 +113,16 @@ def box_rows(
     snippets: pa.Table,
     config: CaptionConfig,
 ) -> dict[str, dict[str, Any]]:
-    """What each model, and the nearest snippet, say of the boxes that people drew.
+    """Scores of each model's captions for human-drawn boxes, with two comparisons.
 
-    Each model by `config`'s beam, and greedily: a beam prefers short texts, which score well by
-    their precision and badly by their recall. And how well people agree, on the boxes of which
-    several phrases were said.
+    Each model decodes with `config`'s beam and greedily: a beam prefers short texts, which score
+    well on precision and badly on recall. For comparison: the nearest snippet, and the agreement
+    of people, on the boxes that several phrases describe.
 
     Args:
-        people: regions of these boxes, made by regions.DescribeBoxes of region_references.
-        phrases: of their images.
-        snippets: of the train split.
+        people: regions of these boxes, made by regions.DescribeBoxes from region_references.
+        phrases: those of their images.
+        snippets: those of the train split.
     """
     _, said = evaluation.region_references(phrases)
     good = people.filter(pc.equal(people["status"], "ok"))
@@ -149,7 +150,7 @@ def box_rows(
 def _of_boxes(
     boxes: Sequence[BoxKey], regions: pa.Table, *, with_detections: bool = False
 ) -> npt.NDArray[np.float16]:
-    """(B, F) features of boxes of region_references; in `regions` the whole image comes first."""
+    """(B, F) features of the boxes of region_references; region 0 in `regions` is the image."""
     features = batches.features(regions, with_detections=with_detections)
     of_image = dict(zip(regions["image_id"].to_pylist(), features.split(), strict=True))
     return np.stack([of_image[image_id][1 + number].numpy() for image_id, number in boxes])

@@ -1,4 +1,4 @@
-"""The paper's numbers for the tables of docs/results, each with the table that it stands in."""
+"""The paper's numbers for the tables of docs/results, with the table each is quoted from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ RETRIEVAL = {
     "BRNN": _ranks((16.5, 40.6, 54.2, 7.6), (11.8, 32.1, 44.7, 12.4)),
 }
 
-CAPTIONS_SOURCE = "Table 2 (Flickr8K, features of VGG)"
+CAPTIONS_SOURCE = "Table 2 (Flickr8K, VGG features)"
 
 CAPTIONS = {"RNN": {"bleu1": 57.9, "bleu2": 38.3, "bleu3": 24.5, "bleu4": 16.0}}
 
-BOXES_SOURCE = "Table 3 (200 images of MSCOCO, boxes and texts of its own annotators)"
+BOXES_SOURCE = "Table 3 (200 MSCOCO images, with boxes and texts from its own annotators)"
 
 
 def _boxes(bleu: tuple[float, ...], **others: float) -> Row:

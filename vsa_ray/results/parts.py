@@ -1,4 +1,4 @@
-"""Parts of a reproduction: each is made once, and remembered with how long it took."""
+"""Parts of a reproduction: each runs once, and its result is stored with its duration."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from vsa_ray import storage
 logger = logging.getLogger(__name__)
 
 Timed = tuple[Any, float]
-"""What a part made, and its seconds."""
+"""The result of a part, and the seconds it took."""
 
 
 class Parts:
-    """A directory with a JSON file a part that is done."""
+    """A directory with one JSON file per finished part."""
 
     def __init__(self, uri: str, stamp: str) -> None:
-        """`stamp` is written beside every part, such as the commit of the code that made it."""
+        """`stamp` is stored with every part, such as the commit of the code that ran it."""
         self._uri = uri
         self._stamp = stamp
         self.seconds: dict[str, float] = {}
         self.stamps: list[str] = []
-        """Of all parts, without repetitions."""
+        """Distinct stamps of all parts."""
 
     def make(self, name: str, part: Callable[[], Any]) -> Any:
-        """What `part` returns, which has to be JSON; from its file where it is done.
+        """What `part` returns, which must be JSON; read from its file if it is done.
 
-        The seconds of a part that was stopped are those since it was started last.
+        For a part that was interrupted, only the seconds of its last start count.
         """
         if not self._is_done(name):
             logger.info("%s", name)
@@ -43,14 +43,14 @@ class Parts:
         part: Callable[[], Any],
         run: Callable[[str, Callable[[], Timed]], Awaitable[Timed]],
     ) -> Any:
-        """The same, of a part that `run` takes elsewhere while others go on."""
+        """The same for a part that `run` executes elsewhere, concurrently with others."""
         if not self._is_done(name):
             self._keep(name, await run(name, partial(timed, part)))
         return self._result(name)
 
     def _is_done(self, name: str) -> bool:
         if done := storage.exists(self._path(name)):
-            logger.info("%s was done before", name)
+            logger.info("%s: already done", name)
         return done
 
     def _keep(self, name: str, made: Timed) -> None:
@@ -72,6 +72,6 @@ class Parts:
 
 
 def timed(part: Callable[[], Any]) -> Timed:
-    """What a part returns, and its seconds."""
+    """Run a part -> its result and duration."""
     begun = time.monotonic()
     return part(), time.monotonic() - begun

@@ -1,9 +1,9 @@
-"""The tables and models of one recipe, to all that is measured of it.
+"""Everything that is measured for one recipe, from its tables and models.
 
 TABLES/sentences phrases regions proposals/regions people/regions
-MODELS/seed0/alignment/NAME     in the first seed one for each of SEES and for each other loss, in
-                                others what the headline rows need
-MODELS/seed0/captioner/images   and in the first seed captioner/snippets, and the snippets
+MODELS/seed0/alignment/NAME     for the first seed one per entry of SEES and per other loss; for
+                                other seeds only what the headline rows need
+MODELS/seed0/captioner/images   and for the first seed captioner/snippets, and the snippets
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from vsa_ray.results.grounding import Decoding
 from vsa_ray.results.measuring import TOGETHER, Split
 
 SEES: dict[str, Seen] = {"all regions": "all", "boxes": "boxes", "whole image": "whole_image"}
-"""Alignment models, and AlignmentConfig.regions of each."""
+"""Names of alignment models -> their AlignmentConfig.regions."""
 
 GROUNDERS = ("all regions", "boxes")
-"""Those that can find a box."""
+"""The models that can ground phrases in boxes."""
 
 BEAMS = (7, 1)
 """The paper's two; the first is the headline."""
 
 
 def of_seed(seed: int, *names: str) -> str:
-    """Where models of a seed are, below those of the recipe."""
+    """Path of a seed's models below those of the recipe."""
     return "/".join([f"seed{seed}", *names]).replace(" ", "_")
 
 
 def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
-    """The alignment models that the headline rows need, of every seed."""
+    """The alignment models that the headline rows need for every seed."""
     best = choice["retrieval"]
     needed = {*(SEES if best == TOGETHER else [best]), choice["grounding"]}
     return tuple(name for name in SEES if name in needed)
@@ -48,27 +48,26 @@ def models_of(choice: Mapping[str, str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Where the tables and models of a recipe are; each method measures one part of its results."""
+    """Paths of a recipe's tables and models; each method measures one part of its results."""
 
     tables: str
     models: str
     seeds: int
     losses: tuple[Loss, ...]
-    """The recipe's own, and others that models were trained by."""
+    """The recipe's own loss, then the others that models were trained with."""
 
     writing: CaptionConfig
-    """How sentences are written; the beams are BEAMS."""
+    """How captions are decoded, except for beam sizes (BEAMS)."""
 
     def choice(self) -> dict[str, str]:
-        """What the first seed's models are worth on dev -> the best row of retrieval, and the model
-        that finds boxes best."""
+        """The first seed's best retrieval row, and its best model for grounding, on dev."""
         dev = self._split("dev")
         (rows,) = measuring.retrieval_rows([self._aligners(0, tuple(SEES))], dev)
         decoding = self._decode(0, GROUNDERS, dev)
         return {"retrieval": measuring.best_on_dev(rows), "grounding": decoding.model}
 
     def retrieval(self, choice: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Of every seed, on test."""
+        """Retrieval on test, for every seed."""
         seeds = [
             self._aligners(seed, models_of(choice) if seed else tuple(SEES))
             for seed in range(self.seeds)
@@ -76,14 +75,14 @@ class Recipe:
         return measuring.retrieval_rows(seeds, self._split("test"), choice["retrieval"])
 
     def by_loss(self) -> dict[str, Any]:
-        """Models that learned by one loss each, on dev."""
+        """Retrieval on dev for models trained with different losses."""
         own, *others = self.losses
         names = {own: "all regions", **{loss: loss for loss in others}}
         trained = {loss: self._aligner(0, names[loss]) for loss in get_args(Loss) if loss in names}
         return measuring.loss_rows(trained, self._split("dev"))
 
     def decoding(self, choice: Mapping[str, str]) -> list[dict[str, Any]]:
-        """How phrases are decoded, chosen on dev -> Decoding of every seed."""
+        """Choose on dev how phrases are decoded -> the Decoding of every seed."""
         dev, names = self._split("dev"), (choice["grounding"],)
         return [asdict(self._decode(seed, names, dev)) for seed in range(self.seeds)]
 
@@ -96,7 +95,7 @@ class Recipe:
         return label_words(self._train("labels", "scores"), sentences, vocabulary)
 
     def grounding(self, chosen: list[Decoding]) -> list[dict[str, Any]]:
-        """Of every seed, on test, beside what needs no alignment."""
+        """Grounding on test for every seed, with the baselines that need no alignment."""
         test, proposals = self._split("test"), self._regions("proposals")
         return [
             grounding.grounding_rows(
@@ -114,7 +113,7 @@ class Recipe:
         ]
 
     def captions(self) -> list[dict[str, Any]]:
-        """Sentences for whole images, on test, of every seed."""
+        """Captions of whole images on test, for every seed."""
         test, sentences = self._split("test"), self._table("sentences", schema.SENTENCES)
         rows: list[dict[str, Any]] = []
         for seed in range(self.seeds):
@@ -132,7 +131,7 @@ class Recipe:
         return rows
 
     def captions_of_boxes(self, decoding: Decoding) -> dict[str, Any]:
-        """Texts for the boxes that people drew, on test, of the first seed."""
+        """Captions of human-drawn boxes on test, for the first seed."""
         uri = storage.join(self.models, of_seed(0, "snippets"))
         snippets = storage.read_table(uri, schema.SNIPPETS, split="train")
         return measuring.box_rows(

@@ -1,4 +1,4 @@
-"""Results of several seeds to their mean and deviation."""
+"""Mean and standard deviation of results over seeds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Nested = Mapping[str, Any]
 
 
 def mean_and_spread(results: Sequence[Nested]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Results of one shape, one a seed -> their mean, and their standard deviation, of that shape.
+    """Nested results of the same shape, one per seed -> their mean and their standard deviation.
 
-    What is no number, or is missing somewhere, is taken from the first; it has no spread. A single
-    result has none at all.
+    Values that are not numbers, or are missing in some seed, are taken from the first seed and have
+    no spread. A single result has no spread at all.
     """
     mean: dict[str, Any] = {}
     spread: dict[str, Any] = {}
@@ -24,7 +24,7 @@ def mean_and_spread(results: Sequence[Nested]) -> tuple[dict[str, Any], dict[str
             if inner:
                 spread[key] = inner
         elif numbers := _all_numbers(values):
-            # The same number in all stays what it is: a count stays whole.
+            # If all are equal, keep the value: a count stays an int.
             mean[key] = first if len(set(numbers)) == 1 else fmean(numbers)
             if len(numbers) > 1:
                 spread[key] = stdev(numbers)
@@ -34,6 +34,6 @@ def mean_and_spread(results: Sequence[Nested]) -> tuple[dict[str, Any], dict[str
 
 
 def _all_numbers(values: Sequence[object]) -> list[float]:
-    """The values, where every one is a number; else nothing."""
+    """The values if all of them are numbers, otherwise an empty list."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return numbers if len(numbers) == len(values) else []
