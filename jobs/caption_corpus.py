@@ -1,11 +1,11 @@
-"""Describe every image of a corpus: a sentence for the image, and one for each of its regions.
+"""Caption every image of a corpus: one sentence for the image, and one for each of its regions.
 
     python -m jobs.caption_corpus --images s3://photos/2026 --mrnn s3://runs/mrnn --out s3://captions
 
-Goes from images straight to captions, or from a regions table (--regions-table). The images are a
-folder, a list, tar files or a table: see vsa_ray/listing.py. One that cannot be read becomes a row
-that says why. A job that is killed goes on when started again, and the result is the same: one row
-an image. OUT/_summary.json says how it went.
+Starts from images, or from a regions table (--regions-table). The images are a folder, a list, tar
+files or a table: see vsa_ray/listing.py. An unreadable image becomes a row with the reason. Run the
+same command again to resume a killed job; the result is the same: one row per image.
+OUT/_summary.json reports counts, failures and speed.
 """
 
 from __future__ import annotations
@@ -35,38 +35,37 @@ logger = logging.getLogger("jobs")
 class JobConfig:
     images: str = ""
     """The images: a folder or s3:// prefix with images at any depth, a list of URIs (.txt, .csv,
-    .parquet), a tar file or a folder of them, Parquet with the images' bytes in it, or an images
+    .parquet), a tar file or a folder of them, Parquet files that contain the images, or an images
     table of jobs.read_corpus."""
 
     regions_table: str = ""
     """A table made by jobs.detect_regions, to caption its regions instead of --images."""
 
     mrnn: str
-    """The model, made by jobs.train_mrnn. Regions of --images are made with the settings of those
-    that it learned from, except for those that are given here."""
+    """The model, made by jobs.train_mrnn. Regions of --images are extracted with the settings it
+    was trained on, except for settings given here."""
 
     out: str
     """Where the captions table goes: a folder, or s3://bucket/prefix."""
 
     format: Literal["parquet", "jsonl"] = "parquet"
-    """Format of its files; "jsonl" has a JSON object on each line."""
+    """Format of its files; "jsonl" is one JSON object per line."""
 
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     batch_size: int = 32
-    """Images that are loaded and go through the models together. More of them need more memory."""
+    """Images that are loaded and processed together. A larger batch needs more memory."""
 
     num_actors: int = 0
-    """Processes that hold each model. 0 is one for each GPU, or one for each CPU where there is no
-    GPU."""
+    """Processes per model. 0 means one per GPU, or one per CPU if there is no GPU."""
 
     max_error_rate: float = 0.5
-    """The job stops when a larger share of the images than this fails; 1 never stops it."""
+    """Stop the job when a larger share of the images than this fails; 1 never stops it."""
 
     retry_failed: bool = False
-    """Make the failed rows of a finished table again, for example once access is no longer
-    denied. A table that is not finished just goes on."""
+    """Retry the failed rows of a finished table, for example once access is no longer denied. An
+    unfinished table is simply resumed."""
 
     def check(self) -> None:
         detect_regions.check_batch(self.batch_size, self.num_actors, self.max_error_rate)
@@ -83,8 +82,8 @@ class JobConfig:
             _require_alike(self)
 
     def inherited(self) -> Self:
-        """With regions as those that the model learned from. In Python, call it where that is
-        wanted: `main` makes regions as `regions` says."""
+        """With the region settings that the model was trained on. From Python, call it explicitly
+        if you want that: `main` uses `regions` as it is."""
         if not self.images:
             return self
         require_model(self.mrnn, "--mrnn", "MultimodalRNN")
@@ -94,7 +93,7 @@ class JobConfig:
 def main(config: JobConfig, parent: Run | None = None) -> Written:
     output = _output(config)
     if config.retry_failed and (failed := output.reopen()):
-        logger.info("%s: %d rows failed; making them again", config.out, failed)
+        logger.info("%s: retrying %d failed rows", config.out, failed)
     written = output.finished()
     if written is None:
         output.begin()
@@ -125,13 +124,13 @@ def _output(config: JobConfig) -> TableOutput:
 
 
 def _require_alike(config: JobConfig) -> None:
-    """Features of one width may still be of two backbones: raise ConfigError."""
+    """Raise ConfigError for features of another backbone, even if they have the same width."""
     learned, made = learned_from(config.mrnn), made_with(config.regions_table)
     for name in ("backbone", "maps", "image_side"):
         if name in learned and name in made and learned[name] != made[name]:
             raise ConfigError(
                 f"--regions-table {config.regions_table} was made with {name} {made[name]}, but "
-                f"--mrnn {config.mrnn} learned from {learned[name]}; give regions made alike"
+                f"--mrnn {config.mrnn} was trained on {learned[name]}; use matching regions"
             )
 
 
@@ -150,12 +149,12 @@ def _stages(config: JobConfig) -> list[Stage]:
     )
     if not config.images:
         return [write]
-    logger.info("regions are made with %s", " ".join(_flags(config.regions)))
+    logger.info("extracting regions with %s", " ".join(_flags(config.regions)))
     return [*detect_regions.stages(config, models=models), write]
 
 
 def _flags(regions: RegionConfig) -> Iterator[str]:
-    """Those that differ from their defaults, or the detector alone."""
+    """The detector, and all settings that differ from their defaults, as flags."""
     for name, value in asdict(regions).items():
         if name == "detector" or value != getattr(RegionConfig(), name):
             yield f"--regions.{name.replace('_', '-')} {value}"

@@ -1,9 +1,9 @@
-"""Find the regions of every image: the whole of it and up to 19 boxes, one CNN feature each.
+"""Find the regions of every image: the whole image and up to 19 boxes, with a CNN feature each.
 
     python -m jobs.detect_regions --images s3://runs/flickr8k/images --out s3://runs/flickr8k/regions
 
-The images are a folder, a list, tar files or a table: see vsa_ray/listing.py. Those that cannot be
-read become rows that say why. A job that is killed goes on when it is started again.
+The images are a folder, a list, tar files or a table: see vsa_ray/listing.py. Unreadable images
+become rows with the reason. Run the same command again to resume a killed job.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger("jobs")
 class JobConfig:
     images: str
     """The images: a folder or s3:// prefix with images at any depth, a list of URIs (.txt, .csv,
-    .parquet), a tar file or a folder of them, Parquet with the images' bytes in it, or an images
+    .parquet), a tar file or a folder of them, Parquet files that contain the images, or an images
     table of jobs.read_corpus."""
 
     out: str
@@ -39,18 +39,18 @@ class JobConfig:
     loading: ImageConfig = field(default_factory=ImageConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     batch_size: int = 32
-    """Images that are loaded and go through the models together. More of them need more memory."""
+    """Images that are loaded and processed together. A larger batch needs more memory."""
 
     num_actors: int = 0
-    """Processes that hold the detector and the backbone. 0 is one for each GPU, or one for each CPU
-    where there is no GPU."""
+    """Processes that run the detector and the backbone. 0 means one per GPU, or one per CPU if
+    there is no GPU."""
 
     max_error_rate: float = 0.5
-    """The job stops when a larger share of the images than this fails; 1 never stops it."""
+    """Stop the job when a larger share of the images than this fails; 1 never stops it."""
 
     retry_failed: bool = False
-    """Make the failed rows of a finished table again, for example once access is no longer
-    denied. A table that is not finished just goes on."""
+    """Retry the failed rows of a finished table, for example once access is no longer denied. An
+    unfinished table is simply resumed."""
 
     def check(self) -> None:
         check_batch(self.batch_size, self.num_actors, self.max_error_rate)
@@ -61,7 +61,7 @@ class JobConfig:
 def main(config: JobConfig, parent: Run | None = None) -> Written:
     output = _output(config)
     if config.retry_failed and (failed := output.reopen()):
-        logger.info("%s: %d rows failed; making them again", config.out, failed)
+        logger.info("%s: retrying %d failed rows", config.out, failed)
     written = output.finished()
     if written is None:
         output.begin()
@@ -85,7 +85,7 @@ def _output(config: JobConfig) -> TableOutput:
 
 
 def check_images(uri: str) -> None:
-    """Raise UserError where there is nothing that can be listed."""
+    """Raise ConfigError if there is nothing there that can be listed."""
     if not storage.exists(uri):
         raise ConfigError(f"--images {uri} does not exist")
     try:
@@ -106,9 +106,9 @@ def check_batch(batch_size: int, num_actors: int, max_error_rate: float = 1.0) -
 
 
 def stages(config: Any, *, models: int = 1) -> list[Stage]:
-    """Images to regions. `config` has the fields of this job.
+    """The stages from images to regions. `config` has the fields of this job's config.
 
-    `models` counts the stages of the whole plan that hold a model.
+    `models` is the number of stages in the whole plan that hold a model.
     """
     return [
         Stage(mapper=LoadImages, args=(config.loading,)),

@@ -1,11 +1,10 @@
-"""Measure a run on one split: retrieval, grounding and captions, each beside chance or a baseline.
+"""Evaluate a run on one split: retrieval, grounding and captions, each with chance or a baseline.
 
     python -m jobs.evaluate --run s3://runs/flickr8k
 
-Reads the tables and models that jobs.pipeline makes below RUN, and writes RUN/metrics.json and
-RUN/gallery/index.html; of another split than test, say dev, RUN/metrics-dev.json and
-RUN/gallery-dev/index.html. A part whose input is missing is null. Needs no Ray, and fits one
-machine.
+Reads the tables and models that jobs.pipeline writes below RUN, and writes RUN/metrics.json and
+RUN/gallery/index.html, or, for a split other than test, for example dev, RUN/metrics-dev.json and
+RUN/gallery-dev/index.html. A part whose input is missing is null. Runs on one machine, without Ray.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ logger = logging.getLogger("jobs")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     run: str
-    """The folder that jobs.pipeline wrote to, its --out. Or one that holds at least regions/ and
-    sentences/; without alignment/, phrases/ or captions/ there, what needs them is not measured."""
+    """The --out of jobs.pipeline, or any folder with at least regions/ and sentences/. Whatever
+    needs alignment/, phrases/ or captions/ is skipped if they are missing."""
 
     split: str = "test"
     """The split to measure on: test, or dev while settings are being chosen."""
 
     snippets: SnippetConfig = field(default_factory=SnippetConfig)
-    """How the words in the gallery are put on regions; detector_weight also changes the measured
-    grounding. What is not given is as RUN/snippets was made, if it is there."""
+    """How words are assigned to regions in the gallery; detector_weight also affects the measured
+    grounding. Settings that are not given are those of RUN/snippets, if it exists."""
 
     gallery_images: int = 200
-    """Pictures in the gallery at most; 0 makes no gallery."""
+    """Maximum number of pictures in the gallery; 0 makes no gallery."""
 
     def inherited(self) -> Self:
-        """With the snippets as those of the run were made, if they were."""
+        """With the settings of the run's snippets, if it has any."""
         success = storage.committed(storage.join(self.run, "snippets")) or {}
         made_from = success.get("made_from", {})
         known = [one.name for one in fields(SnippetConfig) if f"snippets.{one.name}" in made_from]
@@ -75,10 +74,10 @@ class JobConfig:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a run has made, in memory. None where a stage did not run, or found nothing."""
+    """The outputs of a run, in memory; None for a stage that did not run or found nothing."""
 
     regions: pa.Table
-    """Of the split to measure on."""
+    """Those of the split to measure on."""
 
     train: Iterator[pa.Table]
     """Regions of the training split, in blocks."""
@@ -91,7 +90,7 @@ class Results:
 
 def main(config: JobConfig, parent: Run | None = None) -> dict[str, Any]:
     results = _load(config.run, config.split)
-    # Numbers of dev never stand where those of test are looked for.
+    # Never put dev numbers where test numbers are expected.
     suffix = "" if config.split == "test" else f"-{config.split}"
     file, page_file = f"metrics{suffix}.json", f"gallery{suffix}/index.html"
     with tracking.run("evaluate", asdict(config), parent=parent) as run:
@@ -166,7 +165,7 @@ def _gallery(config: JobConfig, results: Results, metrics: dict[str, Any]) -> st
     )
     total = min(len(shown), config.gallery_images)
     return render_gallery(
-        # Not into a log file, where each step of the bar would be a line.
+        # disable=None: no bar in a log file, where each update would be a line.
         tqdm(cards, total=total, desc="gallery", unit="image", disable=None),
         title="Images, regions and words",
         metrics=metrics,
@@ -180,11 +179,11 @@ MADE = {
     "mrnn": ("captioner.", ("cell", "hidden_dim")),
     "captions": ("captions.", ("beam_size", "max_words")),
 }
-"""What is told of how each output was made: a group of settings, and those of them."""
+"""Settings that the gallery's note shows for each output: their group, and their names."""
 
 
 def _how(config: JobConfig) -> str:
-    """How what is shown was made, a line an output."""
+    """The gallery's note on how the results were made, one line per output."""
     lines = [f"Run: {config.run}, split {config.split}"]
     for output, (group, names) in MADE.items():
         success = storage.committed(storage.join(config.run, output)) or {}

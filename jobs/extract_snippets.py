@@ -1,4 +1,4 @@
-"""Cut every sentence into snippets, each on the region it describes: the chain MRF, by Viterbi.
+"""Cut every sentence into snippets, each assigned to a region by the chain MRF (exact Viterbi).
 
     python -m jobs.extract_snippets --regions RUN/regions --sentences RUN/sentences \
         --alignment RUN/alignment --out RUN/snippets
@@ -42,8 +42,7 @@ class JobConfig:
     """Images whose sentences a process aligns at once."""
 
     num_actors: int = 0
-    """Processes that hold the model. 0 is one for each GPU, or one for each CPU where there is no
-    GPU."""
+    """Processes that run the model. 0 means one per GPU, or one per CPU if there is no GPU."""
 
     def check(self) -> None:
         check_batch(self.batch_size, self.num_actors)
@@ -92,7 +91,7 @@ def _extract(config: JobConfig, output: TableOutput, run: Run) -> Written:
 
 
 class AlignTexts:
-    """Stage: a `regions` table in, the snippets of its images' texts out."""
+    """Stage: a `regions` table in, the snippets of its images' sentences out."""
 
     def __init__(self, config: SnippetConfig, checkpoint: str, by_image: pa.Table) -> None:
         self._extract = ExtractSnippets(config, checkpoint)
@@ -104,7 +103,7 @@ class AlignTexts:
         return pa.concat_tables([aligned, self._of_crashed(regions)])
 
     def _of_crashed(self, regions: pa.Table) -> pa.Table:
-        """No snippets for the sentences of images at which the process of this stage has died."""
+        """Rows without snippets for the sentences of images that crashed this stage."""
         own = pc.starts_with(pc.coalesce(regions["error"], ""), f"{type(self).__name__}: ")
         crashed = regions.filter(own)
         if not len(crashed):

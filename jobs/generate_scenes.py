@@ -2,7 +2,7 @@
 
     python -m jobs.generate_scenes --out runs/scenes --scenes.train 300
 
-The result is laid out as Flickr8k is, with boxes as in Flickr30k Entities. `make demo` uses it.
+The result has the layout of Flickr8k, with boxes as in Flickr30k Entities. `make demo` uses it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class JobConfig:
     scenes: SceneConfig = field(default_factory=SceneConfig)
 
     def check(self) -> None:
-        """Nothing to read, so nothing to check."""
+        """Nothing is read, so there is nothing to check."""
 
 
 def main(config: JobConfig) -> None:

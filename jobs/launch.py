@@ -1,4 +1,4 @@
-"""How every job starts: settings, checks, then Ray; and how it ends."""
+"""How every job starts (settings, checks, Ray) and ends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 MAKERS = {"AlignmentModel": "jobs.train_alignment", "MultimodalRNN": "jobs.train_mrnn"}
-"""Kinds of models, and the job that makes each."""
+"""Model classes, and the job that trains each."""
 
 
 class JobConfig(Protocol):
     """The settings of a job."""
 
     def check(self) -> None:
-        """Raise UserError for what cannot work, before anything has been started."""
+        """Raise UserError if the job cannot work, before anything is started."""
 
 
 Job = TypeVar("Job", bound=JobConfig)
@@ -49,16 +49,16 @@ def launch(
     finished: Callable[[Job], bool] = lambda _: False,
     recipe: Recipe | None = None,
 ) -> None:
-    """Run a job from the command line; `recipe` says how it reads files of several jobs.
+    """Run a job from the command line; `recipe` says how it reads config files of several jobs.
 
-    One that has `finished` before neither checks its settings again, which loads libraries for
-    seconds, nor starts Ray: it only says what is there.
+    A job that is already `finished` skips its checks, which load libraries for seconds, and does
+    not start Ray: it only reports what is there.
 
-    A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, anything else
-    that goes wrong in a traceback and 1.
+    User errors end in one line and exit code 2, Ctrl-C in one line and 130, all other errors in a
+    traceback and 1.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    again = "start the same command again"
+    again = "run the same command again"
     try:
         with _readers_may_leave():
             parsed = config.parse(
@@ -78,7 +78,7 @@ def launch(
                 start_ray()
         _run(job, parsed)
     except KeyboardInterrupt:
-        _give_up(f"stopped; {again} to go on", INTERRUPTED)
+        _give_up(f"stopped; {again} to resume", INTERRUPTED)
     except Exception as error:
         mistake = mistake_behind(error)
         if mistake is None:
@@ -88,27 +88,27 @@ def launch(
 
 @contextmanager
 def _readers_may_leave() -> Iterator[None]:
-    """`--help | head` ends in no traceback."""
+    """`--help | head` ends without a traceback."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is left would be flushed once more at the end, and fail once more.
+        # The rest would be flushed again at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
 def _check_secrets(parsed: Any) -> None:
-    """Before anything logs the settings."""
+    """Refuse URIs with credentials before anything logs the settings."""
     for _, value in config.flatten(asdict(parsed)):
         if isinstance(value, str):
             storage.check_secrets(value)
 
 
 def _check_given(parsed: Any) -> None:
-    """A variable of the shell that is not set leaves "", which would mean the working directory."""
+    """Refuse "", which an unset shell variable leaves and which would mean the working directory."""
     for one in fields(parsed):
         needed = one.default is MISSING and one.default_factory is MISSING
         if needed and getattr(parsed, one.name) == "":
@@ -118,7 +118,7 @@ def _check_given(parsed: Any) -> None:
 def _run(job: Callable[[Job], object], parsed: Job) -> None:
     try:
         job(parsed)
-    except SystemExit as error:  # what Ray Train makes of Ctrl-C
+    except SystemExit as error:  # Ray Train turns Ctrl-C into this
         raise KeyboardInterrupt from error
 
 
@@ -130,13 +130,14 @@ def _give_up(message: str, code: int) -> NoReturn:
 def start_ray() -> None:
     """Join a cluster, or else start Ray on this machine.
 
-    The cluster is that of RAY_ADDRESS (`ray job submit` sets it), or without it the one that
-    `ray start` has started on this machine.
+    The cluster is that of RAY_ADDRESS (`ray job submit` sets it), or, if that is not set, one
+    started on this machine with `ray start`.
     """
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says: tokens are on
+    # It logs that tokens are enabled.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if not ray.is_initialized():
         logger.info("starting Ray")
-        # Workers log to Ray's own files; what a user should see comes from the driver.
+        # Workers log to Ray's own files; what the user should see comes from the driver.
         ray.init(
             logging_level=logging.WARNING,
             log_to_driver=False,
@@ -146,10 +147,10 @@ def start_ray() -> None:
 
 
 def require_directory(uri: str, flag: str) -> None:
-    """A directory that a job reads has to be there.
+    """Check that an input directory exists.
 
     Raises:
-        ConfigError: it is missing, or a file.
+        ConfigError: it is missing, or is a file.
     """
     if not storage.exists(uri):
         raise ConfigError(f"{flag} {uri} does not exist")
@@ -158,10 +159,10 @@ def require_directory(uri: str, flag: str) -> None:
 
 
 def require_table(uri: str, flag: str) -> None:
-    """A table that a job reads has to be finished.
+    """Check that an input table is finished.
 
     Raises:
-        ConfigError: it is missing, or the job that makes it has not ended.
+        ConfigError: it is missing, or the job that makes it has not finished.
     """
     if not storage.exists(uri):
         raise ConfigError(f"{flag} {uri} does not exist: run the job that makes it first")
@@ -172,7 +173,7 @@ def require_table(uri: str, flag: str) -> None:
 
 
 def require_split(uri: str, split: str, flag: str) -> None:
-    """A `sentences` table has to have some of a split, as training needs of train and dev.
+    """Check that a `sentences` table has sentences of a split; training needs train and dev.
 
     Raises:
         ConfigError: it has none.
@@ -182,21 +183,21 @@ def require_split(uri: str, split: str, flag: str) -> None:
 
 
 def check_splits(sentences: pa.Table, splits: Sequence[str], where: str) -> None:
-    """Raise ConfigError, with what can be done, where one of the splits has no sentence."""
+    """Raise ConfigError, with advice, if one of the splits has no sentences."""
     counted = sentences["split"].value_counts().to_pylist()
     has = {row["values"]: f"{row['counts']:,} {row['values'] or 'in no split'}" for row in counted}
     for split in splits:
         if split not in has:
             raise ConfigError(
                 f"{where} has no sentence of the {split} split (it has "
-                f"{', '.join(has.values()) or 'none at all'}); give the corpus split lists, or "
-                "read it with --reader.dev-share 0.1 --reader.test-share 0.1, which draw splits"
+                f"{', '.join(has.values()) or 'none at all'}); add split lists to the corpus, or "
+                "draw splits with --reader.dev-share 0.1 --reader.test-share 0.1"
             )
 
 
 def require_described(regions: str, split: str, described: pa.Table) -> None:
-    """A `regions` table has to have a good image of a split with a text, of train to learn from and
-    of dev to measure on: the latter a training would find out after an epoch.
+    """Check that a `regions` table has a usable image with a text in a split: in train to learn
+    from, and in dev to evaluate on, which a training would only notice after an epoch.
 
     Args:
         described: the TEXTS of that split.
@@ -209,21 +210,21 @@ def require_described(regions: str, split: str, described: pa.Table) -> None:
     images = storage.read_table(regions, schema.REGIONS, columns=columns, split=split)
     if not len(texts.attach(images, described)):
         raise ConfigError(
-            f"--regions {regions} has no good image of the {split} split with a text to learn "
-            f"from ({len(images)} images, texts of {len(described)}); is it of the same corpus, or "
-            "have its images failed (column `error`)?"
+            f"--regions {regions} has no usable image of the {split} split with a text to learn "
+            f"from ({len(images)} images, texts for {len(described)}); is it from the same corpus, "
+            "or have its images failed (column `error`)?"
         )
 
 
 def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
-    """A model that a job uses has to be trained, of the right kind, and on such features.
+    """Check that a model is trained, of the right class, and takes the features it will be given.
 
     Args:
         kind: name of its class.
-        regions: a table whose features it is to take.
+        regions: a table whose features it will be given.
 
     Raises:
-        ConfigError: there is none, or another one.
+        ConfigError: there is no such model, or it does not fit.
     """
     if not storage.exists(storage.join(uri, "config.json")):
         raise ConfigError(f"{flag} {uri} holds no trained model: run the job that makes it first")
@@ -231,22 +232,22 @@ def require_model(uri: str, flag: str, kind: str, regions: str = "") -> None:
     found = description.get("model") if isinstance(description, dict) else None
     if found != kind:
         raise ConfigError(
-            f"{flag} {uri} holds {found or 'another thing'}, but {kind} is needed; give what "
-            f"{MAKERS[kind]} makes"
+            f"{flag} {uri} holds {found or 'something else'}, but {kind} is needed; give an output "
+            f"of {MAKERS[kind]}"
         )
     width, taken = _feature_dim(regions) if regions else None, description.get("feature_dim")
     if taken and (description.get("config") or {}).get("detections"):
         taken -= DETECTION_DIM
     if width is not None and width != taken:
         raise ConfigError(
-            f"{flag} {uri} takes features of {taken} numbers, but those "
-            f"of {regions} have {width}; give the regions that it was trained on, or others made "
-            "with the same backbone"
+            f"{flag} {uri} takes features of width {taken}, but those of {regions} have width "
+            f"{width}; give the regions it was trained on, or others made with the same backbone "
+            "and maps"
         )
 
 
 def _feature_dim(regions: str) -> int | None:
-    """Numbers in a feature of a `regions` table; None where no image has a region."""
+    """Width of the features of a `regions` table; None if no image has a region."""
     columns = ["features", "status"]
     for block in storage.read_blocks(regions, schema.REGIONS, columns=columns):
         good = block.filter(pc.equal(block["status"], "ok"))
@@ -256,7 +257,7 @@ def _feature_dim(regions: str) -> int | None:
 
 
 def log_written(uri: str, written: Written) -> None:
-    """Say what a table holds, failures by kind."""
+    """Log what a table holds, with failures by kind."""
     failed = {kind: n for kind, n in written.by_status.items() if kind != "ok"}
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(failed.items()))
     logger.info("%s: %d rows, %s", uri, written.rows, f"failed: {kinds}" if failed else "all good")

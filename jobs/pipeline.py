@@ -1,18 +1,18 @@
-"""The whole chain: a corpus in; regions, alignment, snippets, captions, metrics and a gallery out.
+"""The whole pipeline, from a corpus to regions, alignment, snippets, captions, metrics and gallery.
 
     python -m jobs.pipeline --config jobs/configs/demo.yaml --corpus runs/scenes --out runs/demo
 
-Stages that are done are not done again, so a pipeline that was stopped is started with the same
-command. It needs sentences in a train, a dev and a test split; for a corpus without such splits see
---reader.dev-share and --reader.test-share. What it leaves below OUT:
+Finished stages are skipped: run the same command again to resume a pipeline that was stopped. The
+corpus needs sentences in a train, a dev and a test split; if it has no splits, see
+--reader.dev-share and --reader.test-share. Outputs below OUT:
 
     images/ sentences/ phrases/   the corpus as tables
     regions/                      the whole image and up to 19 boxes of every image, with features
     alignment/                    the model that aligns words with regions
     snippets/                     every sentence, cut into runs of words with their boxes
-    mrnn/                         the model that writes
-    captions/                     a sentence for every image of every split, and for every box
-    metrics.json, gallery/        what it is all worth, and a page to look at
+    mrnn/                         the captioner
+    captions/                     a caption for every image of every split, and for every box
+    metrics.json, gallery/        scores, and a page to browse the results
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ OUTPUTS = {
     "train_mrnn": "mrnn",
     "caption_corpus": "captions",
 }
-"""What of a stage's output, below `out`, says that it is done. Measuring is always done anew."""
+"""The output below `out` that shows that a stage is done. Evaluation is always repeated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig(Settings):
     corpus: str
-    """The folder, or s3://bucket/prefix, below which images and sentences are."""
+    """Folder or s3://bucket/prefix that holds the images and sentences, at any depth."""
 
     out: str
-    """Where everything goes: a folder, or s3://bucket/prefix."""
+    """Where all outputs go: a folder, or s3://bucket/prefix."""
 
     learn_from: Literal["both", "images", "snippets"] = "both"
-    """What the captioner learns to describe: "images" are whole images with their sentences,
-    "snippets" are boxes with their pieces of sentences, "both" is one model for the two."""
+    """What the captioner is trained on: "images" are whole images with their sentences, "snippets"
+    are boxes with their snippets of sentences, "both" trains one model on both."""
 
     gallery_images: int = 200
-    """Test pictures in the gallery at most; 0 makes no gallery."""
+    """Maximum number of test pictures in the gallery; 0 makes no gallery."""
 
     def check(self) -> None:
         if self.gallery_images < 0:
@@ -74,7 +74,7 @@ class JobConfig(Settings):
         if self.alignment.distillation and self.regions.detector == "selective-search":
             raise ConfigError(
                 f"--alignment.distillation {self.alignment.distillation} learns from the classes "
-                "that a detector finds, and --regions.detector selective-search finds none; give "
+                "of the detector, but --regions.detector selective-search has none; use "
                 "--regions.detector onnx or torchvision with --regions.weights, or "
                 "--alignment.distillation 0"
             )
@@ -92,7 +92,7 @@ def main(config: JobConfig) -> None:
             seconds[name] = time.monotonic() - begun
             run.metrics({f"seconds/{name}": seconds[name]})
             skipped = before is not None and before == _finished(config.out, name)
-            how = "was done before" if skipped else f"took {seconds[name]:.0f} s"
+            how = "was already done" if skipped else f"took {seconds[name]:.0f} s"
             logger.info("%d/%d  %s %s", number, len(stages), name, how)
     logger.info("done in %.1f minutes: %s", sum(seconds.values()) / 60, _shares(seconds))
     out = storage.absolute(config.out)
@@ -105,7 +105,7 @@ def main(config: JobConfig) -> None:
 
 
 def _finished(out: str, stage: str) -> dict[str, Any] | None:
-    """What a stage said of its output when it committed it; None where it has not."""
+    """What a stage wrote about its output when it committed it; None if it has not."""
     output = OUTPUTS.get(stage)
     return storage.committed(storage.join(out, output)) if output else None
 
@@ -117,7 +117,7 @@ def _shares(seconds: Mapping[str, float]) -> str:
 
 
 def _stages(config: JobConfig, run: Run) -> dict[str, Callable[[], object]]:
-    """The chain, in order. Each stage's settings are this job's, its paths are below `out`."""
+    """The stages in order, with this job's settings, and paths below `out`."""
 
     def at(name: str) -> str:
         return storage.join(config.out, name)

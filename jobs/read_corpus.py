@@ -1,8 +1,8 @@
-"""Read a corpus of any layout into tables: images, sentences and, where people drew boxes, phrases.
+"""Read a corpus in any supported layout into tables: images, sentences and, if given, phrase boxes.
 
     python -m jobs.read_corpus --corpus s3://corpora/flickr8k --out s3://runs/flickr8k
 
-Lines that make no sense are counted, told and left out.
+Malformed lines are counted, logged and skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLES = ("images", "sentences", "phrases")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
     corpus: str
-    """The folder, or s3://bucket/prefix, below which images and sentences are."""
+    """Folder or s3://bucket/prefix that holds the images and sentences, at any depth."""
 
     out: str
     """Folder, or s3://bucket/prefix, for the tables OUT/images, OUT/sentences and OUT/phrases."""
@@ -37,7 +37,7 @@ class JobConfig:
 
 
 def main(config: JobConfig, *, splits: Sequence[str] = ()) -> None:
-    """`splits` have to have sentences; where one has none, nothing is written.
+    """Write the tables, unless one of the required `splits` has no sentences.
 
     Raises:
         UserError: nothing there can be read as a corpus, or a split is empty.
@@ -51,7 +51,7 @@ def main(config: JobConfig, *, splits: Sequence[str] = ()) -> None:
         for name in TABLES
     }
     if all(output.committed() for output in outputs.values()):
-        logger.info("the corpus has been read before")
+        logger.info("the corpus is already read")
         table = storage.read_table(outputs["sentences"].uri, schema.SENTENCES, columns=["split"])
         check_splits(table, splits, f"--corpus {config.corpus}")
         return

@@ -1,12 +1,12 @@
-"""The models of a recipe and all that is measured of them, side by side: what jobs.reproduce makes
-of its tables.
+"""The part of jobs.reproduce after the tables: train a recipe's models and measure them, with
+independent parts running concurrently.
 
-    alignments of the first seed > choice > of other seeds > retrieval
-                                                           > decoding > grounding, chain
-                                                                      > snippets > captioner of them
-                                 > by other losses > losses
+    alignments of the first seed > choice > other seeds > retrieval
+                                                        > decoding > grounding, chain
+                                                                   > snippets > captioner of them
+                                 > other losses > losses
     captioners of whole images > captions
-    captioners > captions of boxes
+    both kinds of captioners > captions of boxes
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vsa_ray.training.loop import Beside
 
 @dataclass(frozen=True, slots=True)
 class RecipeParts:
-    """Makes each as soon as all that it needs is there."""
+    """Runs each part as soon as its inputs are ready."""
 
     recipe: Recipe
     settings: Settings
@@ -38,10 +38,10 @@ class RecipeParts:
     side_by_side: SideBySide
 
     run: Run
-    """In MLflow; trainings stand below it."""
+    """The MLflow run; trainings are nested below it."""
 
     async def make(self) -> dict[str, Any]:
-        """What was measured, as vsa_ray.results.assemble takes it."""
+        """All measurements, as vsa_ray.results.assemble takes them."""
         aligned, captions = await asyncio.gather(self._alignments(), self._captions())
         first = Decoding(**aligned["decoding"][0])
         boxes = await self._part("captions of boxes", partial(self.recipe.captions_of_boxes, first))
@@ -51,7 +51,7 @@ class RecipeParts:
         return await self.parts.make_apart(name, function, self.side_by_side.run)
 
     async def _alignments(self) -> dict[str, Any]:
-        """Alignment models to all that is measured of them, and to a captioner of boxes."""
+        """Train the alignment models, measure them, and train the captioner of boxes."""
         await asyncio.gather(*(self._aligner(0, name) for name in SEES))
         chosen, losses = await asyncio.gather(self._headlines(), self._losses())
         return {**chosen, "losses": losses}
@@ -61,7 +61,7 @@ class RecipeParts:
         return await self._part("losses", self.recipe.by_loss)
 
     async def _headlines(self) -> dict[str, Any]:
-        """What is the best of the first seed, of all seeds."""
+        """The headline rows: what is best for the first seed, measured for all seeds."""
         recipe = self.recipe
         choice = await self._part("choice", recipe.choice)
         others = product(range(1, recipe.seeds), models_of(choice))
@@ -84,13 +84,13 @@ class RecipeParts:
         return {"decoding": decoding, "grounding": grounding, "chain": chain}
 
     async def _captions(self) -> Any:
-        """Captioners of whole images to what their sentences are worth."""
+        """Train the captioners of whole images, and measure them."""
         seeds = range(self.recipe.seeds)
         await asyncio.gather(*(self._captioner(seed, "images") for seed in seeds))
         return await self._part("captions", self.recipe.captions)
 
     async def _aligner(self, seed: int, name: str) -> None:
-        """By what it sees, or the loss that it learns by."""
+        """Train an alignment model; `name` is an entry of SEES, or a loss."""
         own = self.settings.alignment
         kinds = {name: replace(own, regions=seen) for name, seen in SEES.items()}
         kinds |= {loss: replace(own, regions="all", loss=loss) for loss in self.recipe.losses[1:]}
@@ -106,7 +106,7 @@ class RecipeParts:
         await self._train(f"alignment, {name}, seed {seed}", partial(train_alignment.main, job))
 
     async def _captioner_of_boxes(self, decoding: Decoding) -> None:
-        """From snippets of the first seed's alignment."""
+        """Train on snippets of the first seed's alignment."""
         chosen = replace(
             self.settings.snippets, beta=decoding.beta, detector_weight=decoding.detector_weight
         )

@@ -1,24 +1,23 @@
-"""Every number of docs/results for one recipe, from the photographs alone.
+"""Reproduce every number of docs/results for one recipe, starting from the photographs.
 
     python -m jobs.reproduce --config jobs/configs/flickr8k.yaml --data DIR \
         --out runs/flickr8k --results docs/results/flickr8k.json
 
-A recipe is a config of jobs.pipeline. Beside its one model of each kind this job trains what the
-tables compare: models that see the whole image or the boxes alone, other losses, a captioner of
-boxes; with several seeds what is a headline. All that is left to choose is chosen on dev by the
-job: which models, by those of the first seed; how phrases find boxes, by each seed's own. Test is
-measured once. Parts that are done are not done again, so
-a reproduction that was stopped is started with the same command. Recipes with the same regions may
-share OUT:
+A recipe is a config of jobs.pipeline. Besides one model of each kind, this job trains what the
+tables compare: models that see only the whole image or only the boxes, other losses, a captioner of
+boxes; and several seeds of the headline models. All remaining choices are made on dev: which models
+to report, on the first seed; how phrases are decoded, separately for each seed. Test is measured
+once. Finished parts are skipped: run the same command again to resume. Recipes with the same
+regions may share OUT:
 
     images/ sentences/ phrases/ regions/    as jobs.pipeline makes them
-    proposals/ people/                      of the test images: the boxes of selective search, and
-                                            those that people drew
+    proposals/ people/                      for the test images: selective search's boxes, and
+                                            human-drawn ones
     parts/                                  how long each of these took
     RECIPE/seed0/ RECIPE/seed1/ ...         models and snippets
     RECIPE/parts/                           what was measured, and how long each part took
 
-It writes RESULTS, and the page README.md of all results that lie beside it.
+It writes RESULTS, and a page README.md of all results in the same folder.
 """
 
 from __future__ import annotations
@@ -78,16 +77,16 @@ class JobConfig(Settings):
     beside it becomes the page of all results in that folder."""
 
     seeds: int = 3
-    """How often the models of the headline rows are trained, with the seeds 0, 1, ...; those rows
+    """How many times the models of the headline rows are trained, with seeds 0, 1, ...; those rows
     are means over the seeds. All other models are trained once."""
 
     other_losses: bool = True
-    """Whether the alignment is also trained by each loss that the recipe does not use, to compare
-    the losses on dev."""
+    """Also train the alignment with each loss that the recipe does not use, to compare the losses
+    on dev."""
 
     at_once: int = field(default=0, metadata=HOW)
-    """How many models are trained or measured at the same time. 0 is as many as there is a GPU (or
-    a CPU, where there is no GPU) for each of their workers, and 4 at most."""
+    """How many models are trained or measured concurrently. 0 means as many as have a GPU (or a
+    CPU, if there is no GPU) for each of their workers, but at most 4."""
 
     def check(self) -> None:
         if self.seeds < 1:
@@ -99,8 +98,8 @@ class JobConfig(Settings):
         page = _page(self.results)
         if storage.exists(page) and not storage.read_text(page).startswith(results.TITLE):
             raise ConfigError(
-                f"--results {self.results}: {page} is no page of results, and would be replaced; "
-                "choose a folder of its own"
+                f"--results {self.results} would overwrite {page}, which is not a page of results; "
+                "choose another folder"
             )
         require_directory(storage.join(self.data, CORPUS), "--data: the corpus")
         self.detecting.check()
@@ -118,9 +117,9 @@ class JobConfig(Settings):
 
 
 def main(config: JobConfig) -> dict[str, Any]:
-    # Parts may run in another directory.
+    # Parts may run in another working directory.
     config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
-    reader = replace(config.reader, phrases="")  # they are below data
+    reader = replace(config.reader, phrases="")  # phrases are below `data`
     settings = replace(config, data="", out="", results="", reader=reader)
     made_from = origin("reproduce", {}, recipe=settings)
     Output(uri=config.at(config.recipe), made_from=made_from).begin()
@@ -156,7 +155,7 @@ def main(config: JobConfig) -> dict[str, Any]:
 
 
 def _command(config: JobConfig) -> str:
-    """As others would type it."""
+    """The command that reproduces the results, with placeholders for paths."""
     flags = f"--seeds {config.seeds}" + ("" if config.other_losses else " --other-losses False")
     return (
         f"python -m jobs.reproduce --config jobs/configs/{config.recipe}.yaml --data DIR "
@@ -165,10 +164,10 @@ def _command(config: JobConfig) -> str:
 
 
 def _make_tables(config: JobConfig, parts: Parts) -> None:
-    """The corpus, the regions of all images, and two more kinds of regions of the test images."""
+    """The corpus, regions of all images, and two more kinds of regions of the test images."""
     reader = replace(config.reader, phrases="")
     made = {"reader": reader, "loading": config.loading, "regions": config.regions}
-    # Recipes share them, and so have to agree on how they are made.
+    # Recipes share these tables, so they must agree on how they are made.
     inputs = {"data": config.data}
     Output(uri=config.at("parts"), made_from=origin("tables", inputs, **made)).begin()
     reader = replace(reader, phrases=storage.join(config.data, PHRASES))
@@ -195,7 +194,7 @@ def _make_tables(config: JobConfig, parts: Parts) -> None:
 
 
 def _test_regions(config: JobConfig, name: str, stage: Stage) -> dict[str, Any]:
-    """Regions of the test images, by another stage than config.regions says."""
+    """Regions of the test images, made by a stage other than config.regions's detector."""
     images = config.at(name, "images")
     if storage.committed(images) is None:
         test = storage.read_table(config.at("images"), schema.IMAGES, split="test")
@@ -218,7 +217,7 @@ def _other_losses(config: JobConfig) -> list[Loss]:
 
 
 def write_page(file: str) -> str:
-    """Write the page of all results beside a file of them -> where it is."""
+    """Write the page of all results in the folder of a results file -> its path."""
     folder = _folder(file)
     files = sorted(name for name in storage.list_files(folder) if name.endswith(".json"))
     # The paper's own recipe comes first.

@@ -1,4 +1,4 @@
-"""Parts of a job side by side on Ray, each in a process of its own."""
+"""Run parts of a job concurrently on Ray, each in its own process."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vsa_ray import datasets, machine, messages, storage
 logger = logging.getLogger("jobs")
 
 MOST = 4
-"""Parts at once, unless a user wants more: each training holds the features of its images."""
+"""Default maximum of concurrent parts: each training holds the features of its images."""
 
 Result = TypeVar("Result")
 
 
 def places(workers: int = 1) -> int:
-    """How many parts this cluster takes at once: one a GPU, or a CPU where there is none.
+    """How many parts this cluster can run concurrently: one per GPU, or per CPU if it has no GPU.
 
     Args:
-        workers: of a training.
+        workers: those of one training.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     own = int(resources.get("GPU", 0) or resources.get("CPU", 1))
@@ -35,14 +35,14 @@ def places(workers: int = 1) -> int:
 
 
 class SideBySide:
-    """Runs functions, at most so many at once, those that were asked for first before others.
+    """Runs functions, at most `at_once` concurrently, in the order of the calls.
 
-    What they log the driver logs.
+    The driver logs what they log.
     """
 
     def __init__(self, at_once: int, log_queue: Queue, near: str) -> None:
-        """`near`: where they write. Where that is a folder, they run on the driver's node; and
-        else on any that has CPUs, which the head of a cluster has not."""
+        """`near` is where they write. If it is a local folder, they run on the driver's node;
+        otherwise on any node with CPUs, which the head of a cluster does not have."""
         self.at_once = at_once
         self._places = asyncio.Semaphore(at_once)
         self._log_queue = log_queue
@@ -53,9 +53,9 @@ class SideBySide:
             self._options = {"num_cpus": 0, "scheduling_strategy": own}
 
     async def run(self, name: str, function: Callable[[], Result]) -> Result:
-        """What a function returns, or raises; it and its result are pickled.
+        """Run a function; it and its result are pickled.
 
-        Where its process dies Ray starts it again; where this is given up it is killed.
+        Ray restarts it if its process dies; cancelling this coroutine kills it.
         """
         async with self._places:
             logger.info("%s", name)
@@ -71,7 +71,7 @@ class SideBySide:
 
 @ray.remote
 def _run(function: Callable[[], Any], name: str, at_once: int, log_queue: Queue) -> Any:
-    # It has reserved no GPU: those are for the workers of trainings.
+    # This process has not reserved a GPU: those are for the workers of trainings.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.configure()
     torch.set_num_threads(max(1, machine.cpus() // at_once))

@@ -3,8 +3,8 @@
     python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \
         --out RUN/alignment --config jobs/configs/flickr8k.yaml
 
-The epoch with the best dev retrieval is kept. A run that is killed goes on when
-started again with --resume True.
+Keeps the epoch with the best dev retrieval. Run the same command with --resume True to resume a
+killed training.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class JobConfig:
     """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev splits."""
 
     out: str
     """Where the model goes: a folder, or s3://bucket/prefix."""
 
     resume: bool = False
-    """Go on with a training that was begun at --out and has a checkpoint. Without this flag such a
-    training is refused, so that nothing is gone on with by mistake."""
+    """Resume a training that has a checkpoint in --out. Without this flag the job refuses, so that
+    no training is resumed by mistake."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
@@ -68,8 +68,8 @@ def main(
     made_from = origin("train_alignment", inputs, vocabulary=config.vocabulary, **settings)
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
-        logger.info("%s is trained already", config.out)
-        runs.tidy(config.out)  # it was killed before it did
+        logger.info("%s is already trained", config.out)
+        runs.tidy(config.out)  # in case it was killed before it could
         return dict(done["best"])
     task, learned = prepare(config)
     # Not before: what has to be put right until here is put right for the same --out.
@@ -108,7 +108,7 @@ def prepare(config: JobConfig) -> tuple[AlignmentTask, pa.Table]:
 
 
 def _extra_columns(config: AlignmentConfig) -> tuple[str, ...]:
-    """Columns that are read beside the features."""
+    """Columns to read in addition to the features."""
     boxes = batches.DETECTIONS if config.detections or config.distillation else ()
     return (*boxes, "labels") if config.distillation else boxes
 
@@ -117,11 +117,11 @@ def _labels(config: JobConfig, sentences: pa.Table, vocabulary: Vocabulary) -> L
     columns = ["image_id", "labels", "scores"]
     blocks = storage.read_blocks(config.regions, schema.REGIONS, columns=columns, split="train")
     found = label_words(blocks, sentences, vocabulary)
-    if not any(found.classes):  # all regions have the class of what has none
+    if not any(found.classes):  # only "", which stands for no class
         raise ConfigError(
-            f"--alignment.distillation {config.alignment.distillation} learns from the classes "
-            f"that a detector found, and --regions {config.regions} has none; make it with "
-            "--regions.detector onnx or torchvision, or give --alignment.distillation 0"
+            f"--alignment.distillation {config.alignment.distillation} learns from the detector's "
+            f"classes, but --regions {config.regions} has none; make it with --regions.detector "
+            "onnx or torchvision, or use --alignment.distillation 0"
         )
     return found
 

@@ -1,10 +1,10 @@
-"""Train the model that writes: on whole images and their sentences, on boxes and snippets, or both.
+"""Train the captioner on whole images and their sentences, on boxes and their snippets, or on both.
 
     python -m jobs.train_mrnn --regions RUN/regions --sentences RUN/sentences \
         --snippets RUN/snippets --out RUN/mrnn --config jobs/configs/flickr8k.yaml
 
-A model trained on both describes images and their regions alike. A run that is killed goes on when
-started again with --resume True.
+A model trained on both can describe whole images as well as regions. Run the same command with
+--resume True to resume a killed training.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class JobConfig:
     """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev splits."""
 
     snippets: str = ""
     """The snippets table, made by jobs.extract_snippets. Not needed with --learn-from images."""
@@ -48,12 +48,12 @@ class JobConfig:
     """Where the model goes: a folder, or s3://bucket/prefix."""
 
     resume: bool = False
-    """Go on with a training that was begun at --out and has a checkpoint. Without this flag such a
-    training is refused, so that nothing is gone on with by mistake."""
+    """Resume a training that has a checkpoint in --out. Without this flag the job refuses, so that
+    no training is resumed by mistake."""
 
     learn_from: Literal["both", "images", "snippets"] = "both"
-    """What the model learns to describe: "images" are whole images with their sentences,
-    "snippets" are boxes with their pieces of sentences, "both" is one model for the two."""
+    """What the model is trained on: "images" are whole images with their sentences, "snippets" are
+    boxes with their snippets of sentences, "both" trains one model on both."""
 
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
@@ -84,8 +84,8 @@ def main(config: JobConfig, parent: Run | None = None, *, beside: Beside = ALONE
     made_from |= learning_from(config.regions)
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
-        logger.info("%s is trained already", config.out)
-        runs.tidy(config.out)  # it was killed before it did
+        logger.info("%s is already trained", config.out)
+        runs.tidy(config.out)  # in case it was killed before it could
         return dict(done["best"])
     sentences = storage.read_table(config.sentences, schema.SENTENCES, split="train")
     vocabulary = Vocabulary.of(sentences, config.vocabulary)

@@ -3,10 +3,9 @@
     python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune \
         --config jobs/configs/flickr8k.yaml
 
-Every trial is a training of its own; what is not searched for is as the settings say, here those of
-a recipe. Leaves OUT/trials.json, the best first, and OUT/best.yaml, which jobs.train_alignment
-takes as its --config. A search that is killed goes on when it is started again; with other settings
-it refuses.
+Each trial is a separate training; all other settings are those given, here those of a recipe.
+Writes OUT/trials.json, best first, and OUT/best.yaml, a --config for jobs.train_alignment. Run the
+same command again to resume a killed search; with other settings it refuses.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class JobConfig:
     """The regions table, made by jobs.detect_regions."""
 
     sentences: str
-    """The sentences table, made by jobs.read_corpus; it needs train and dev."""
+    """The sentences table, made by jobs.read_corpus; it needs train and dev splits."""
 
     out: str
-    """Where the result of the search and the models of all trials go: a folder, or
+    """Where the results of the search and the models of all trials go: a folder, or
     s3://bucket/prefix."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -58,7 +57,7 @@ class JobConfig:
         self.training_with({}, "").check()
 
     def training_with(self, settings: Settings, name: str) -> train_alignment.JobConfig:
-        """The training of one proposal."""
+        """The config of one trial's training."""
         model = {key: settings[key] for key in ("margin", "embed_dim") if key in settings}
         steps = {key: settings[key] for key in ("learning_rate",) if key in settings}
         return train_alignment.JobConfig(
@@ -77,7 +76,7 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     made_from = origin("tune", inputs, **{name: getattr(config, name) for name in names})
     output = Output(uri=config.out, made_from=made_from)
     if done := output.committed():
-        logger.info("the search is done already, see %s/trials.json", config.out)
+        logger.info("the search is already done; see %s/trials.json", config.out)
         return list(done["trials"])
     # Or each trial would tell what has to be put right, and it could not be for the same --out.
     train_alignment.prepare(config.training_with({}, ""))
@@ -107,13 +106,13 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     output.commit(trials=table)
     for found in trials:
         logger.info("%6.2f after %d epochs: %s", found.score, found.epochs, short(found.settings))
-    logger.info("train with it: python -m jobs.train_alignment --config %s/best.yaml", config.out)
-    logger.info("or all of a pipeline: python -m jobs.pipeline %s", " ".join(_flags(trials[0])))
+    logger.info("train the best: python -m jobs.train_alignment --config %s/best.yaml", config.out)
+    logger.info("or run a pipeline: python -m jobs.pipeline %s", " ".join(_flags(trials[0])))
     return table
 
 
 def _flags(trial: Trial) -> Iterator[str]:
-    """The settings as jobs.pipeline has them."""
+    """The settings as flags of jobs.pipeline."""
     for name, value in trial.settings.items():
         group = "alignment-training" if name == "learning_rate" else "alignment"
         yield f"--{group}.{name.replace('_', '-')} {value:.6g}"

@@ -263,8 +263,8 @@ MISTAKES = [
     (
         "extract_snippets",
         (*ALIGNED, "--alignment", "mrnn"),
-        "--alignment mrnn holds MultimodalRNN, but AlignmentModel is needed; give what "
-        "jobs.train_alignment makes",
+        "--alignment mrnn holds MultimodalRNN, but AlignmentModel is needed; give an "
+        "output of jobs.train_alignment",
     ),
     (
         "caption_corpus",
@@ -274,17 +274,17 @@ MISTAKES = [
     (
         "caption_corpus",
         (*CAPTIONED, "--regions-table", "wide"),
-        "--mrnn mrnn takes features of 6 numbers, but those of wide have 9",
+        "--mrnn mrnn takes features of width 6, but those of wide have width 9",
     ),
     (
         "caption_corpus",
         (*CAPTIONED, "--mrnn", "another_mrnn", "--regions-table", "made_otherwise"),
-        "made_otherwise was made with maps 1, but --mrnn another_mrnn learned from 3; give",
+        "made_otherwise was made with maps 1, but --mrnn another_mrnn was trained on 3; use",
     ),
     (
         "reproduce",
         ("--data", ".", "--out", "o", "--results", "r.json"),
-        "./README.md is no page of results, and would be replaced; choose a folder",
+        "would overwrite ./README.md, which is not a page of results; choose another folder",
     ),
     (  # regions are made as those that the model learned from
         "caption_corpus",
@@ -299,19 +299,19 @@ MISTAKES = [
     (
         "extract_snippets",
         (*ALIGNED, "--regions", "wide"),
-        "--alignment alignment takes features of 6 numbers, but those of wide have 9",
+        "--alignment alignment takes features of width 6, but those of wide have width 9",
     ),
     (
         "extract_snippets",
         (*ALIGNED, "--alignment", "seeing", "--regions", "wide"),
-        "--alignment seeing takes features of 6 numbers, but those of wide have 9",
+        "--alignment seeing takes features of width 6, but those of wide have width 9",
     ),
     *(
         (
             name,
             (*flags, "--sentences", "without_dev"),
             r"--sentences \S*without_dev has no sentence of the dev split "
-            r"\(it has 3 train, 5 test\); give .* --reader.dev-share 0.1",
+            r"\(it has 3 train, 5 test\); add .* --reader.dev-share 0.1",
         )
         for name, flags in [("train_alignment", ON_REGIONS), ("train_mrnn", BOTH)]
     ),
@@ -344,7 +344,7 @@ MISTAKES = [
     (
         "pipeline",
         ("--corpus", ".", "--out", "o", *DISTILLED),
-        r"--alignment.distillation 0\.5 .* --regions.detector selective-search finds none",
+        r"--alignment.distillation 0\.5 .* --regions.detector selective-search has none",
     ),
     ("caption_corpus", (*CAPTIONED, "--images", "."), "give either --images or --regions-table"),
     (

@@ -25,7 +25,7 @@ def test_progress(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
     *told, done, metrics, gallery, runs = caplog.messages
     assert told == [
         "1/3  read_corpus",
-        "1/3  read_corpus was done before",
+        "1/3  read_corpus was already done",
         "2/3  detect_regions",
         "2/3  detect_regions took 0 s",
         "3/3  evaluate",

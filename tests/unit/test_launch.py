@@ -70,7 +70,7 @@ def test_other_errors_keep_their_traceback(error: Exception) -> None:
 def test_ctrl_c_says_how_to_go_on(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     """Ray Train's handler of the signal exits with 0."""
     assert ended(error) == INTERRUPTED
-    assert capsys.readouterr().err == "stopped; start the same command again to go on\n"
+    assert capsys.readouterr().err == "stopped; run the same command again to resume\n"
 
 
 def test_a_training_is_told_to_go_on_by_its_flag(
@@ -87,7 +87,7 @@ def test_a_training_is_told_to_go_on_by_its_flag(
         monkeypatch.setattr("sys.argv", ["jobs/some.py", *flags])
         with pytest.raises(SystemExit):
             launch(lambda _: None, Training, "A training.", needs_ray=False)
-        assert f"start the same command again{told} to go on" in capsys.readouterr().err
+        assert f"run the same command again{told} to resume" in capsys.readouterr().err
 
 
 def test_what_has_to_be_given_may_not_be_empty(
