@@ -1,4 +1,4 @@
-"""Ragged tables to tensors: things of different lengths lie end to end, beside their lengths."""
+"""Ragged tables as tensors: rows of different lengths are concatenated, and kept with lengths."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vsa_ray import schema
 from vsa_ray.errors import UserError
 
 DETECTIONS = ("boxes", "scores", "width", "height")
-"""Columns of a `regions` table that `detections` are made of."""
+"""Columns of a `regions` table that `detections` needs."""
 
 DETECTION_DIM = 6
-"""Numbers of `detections`: where the box is, the log of its area, the log of its confidence."""
+"""Width of `detections`: four coordinates of the box, its log area, and its log confidence."""
 
 LOG_AREA, LOG_CONFIDENCE = 4, 5
-"""Which of these numbers."""
+"""Columns of `detections`."""
 
 LEAST_SHARE = 1e-4
-"""Smaller shares and confidences count as this much: the log of 0 is not finite."""
+"""Smaller shares and confidences are raised to this value: the log of 0 is not finite."""
 
 Seen = Literal["all", "boxes", "whole_image"]
 """Which regions of its images a model sees."""
@@ -33,17 +33,17 @@ Seen = Literal["all", "boxes", "whole_image"]
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Rows of several things end to end: regions of images, words of sentences."""
+    """Concatenated rows of several items: regions of images, or words of sentences."""
 
     rows: Tensor
-    """(P, ...), all rows of the first thing, then all of the second, ..."""
+    """(P, ...), all rows of the first item, then all of the second, ..."""
 
     lengths: Tensor
-    """(B,) int64, rows of each thing."""
+    """(B,) int64, number of rows of each item."""
 
     @classmethod
     def of(cls, arrays: Sequence[npt.NDArray[np.generic]]) -> Self:
-        """The given arrays end to end; at least one, equal but for their first axis."""
+        """Concatenate arrays: at least one, with shapes that differ only in the first axis."""
         lengths = torch.tensor([len(array) for array in arrays], dtype=torch.int64)
         return cls(torch.from_numpy(np.concatenate(arrays)), lengths)
 
@@ -51,7 +51,7 @@ class Ragged:
         return type(self)(self.rows.to(device), self.lengths.to(device))
 
     def split(self) -> list[Tensor]:
-        """The rows of each thing: views."""
+        """The rows of each item, as views."""
         return list(self.rows.split(self.lengths.tolist()))
 
 
@@ -59,7 +59,7 @@ def seen(features: Ragged, which: Seen) -> Ragged:
     """The regions that a model sees.
 
     Args:
-        features: rows of a `regions` table, so the first of each image is of the whole of it.
+        features: rows of a `regions` table, so the first of each image is the whole image.
     """
     if which == "all":
         return features
@@ -69,7 +69,7 @@ def seen(features: Ragged, which: Seen) -> Ragged:
 
 
 def seen_of(regions: int, which: Seen) -> slice:
-    """Those of one image; without a box it is seen as a whole."""
+    """The regions of one image that a model sees; without a box, the whole image."""
     first = 1 if which == "boxes" and regions > 1 else 0
     return slice(first, 1 if which == "whole_image" else regions)
 
@@ -78,10 +78,10 @@ def features(regions: pa.Table, *, with_detections: bool = False) -> Ragged:
     """Features of a `regions` table: rows (P, F) float16, lengths (B,).
 
     Args:
-        with_detections: whether `detections` stand behind them, in F + DETECTION_DIM numbers.
+        with_detections: append `detections`, for a width of F + DETECTION_DIM.
 
     Raises:
-        ValueError: the rows do not all have features of one width.
+        ValueError: the features do not all have the same width.
     """
     found = Ragged.of(schema.matrices(regions["features"], feature_dim(regions)))
     if not with_detections:
@@ -91,10 +91,10 @@ def features(regions: pa.Table, *, with_detections: bool = False) -> Ragged:
 
 
 def detections(regions: pa.Table) -> npt.NDArray[np.float32]:
-    """What was found, not how it looks, of a `regions` table's regions -> (P, 6).
+    """Geometry and confidence of the regions of a `regions` table -> (P, 6).
 
-    Where the box is, x1, y1, x2, y2 in shares of the image's width and height; the log of its share
-    of the image; the log of the detector's confidence.
+    The box x1, y1, x2, y2 as fractions of the image's width and height; the log of its share of the
+    image's area; the log of the detector's confidence.
     """
     images = np.repeat(np.arange(len(regions)), regions["boxes"].combine_chunks().value_lengths())
     size_P2 = np.stack([regions[name].to_numpy()[images] for name in ("width", "height")], axis=1)
@@ -107,7 +107,7 @@ def detections(regions: pa.Table) -> npt.NDArray[np.float32]:
 
 
 def _numbers(column: pa.ChunkedArray, depth: int) -> npt.NDArray[np.float32]:
-    """All numbers of a column of lists, or of lists of lists, end to end."""
+    """All numbers of a column of (nested) lists, flattened."""
     array = column.combine_chunks()
     for _ in range(depth):
         array = array.flatten()
@@ -116,10 +116,10 @@ def _numbers(column: pa.ChunkedArray, depth: int) -> npt.NDArray[np.float32]:
 
 
 def feature_dim(regions: pa.Table) -> int:
-    """Width F of the CNN feature, read from the first region there is.
+    """Width F of the CNN features, read from the first region.
 
     Raises:
-        UserError: there is no region at all.
+        UserError: there are no regions.
     """
     for chunk in regions["features"].chunks:
         if len(widths := chunk.flatten().value_lengths()):

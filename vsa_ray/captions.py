@@ -1,4 +1,4 @@
-"""Regions to sentences: one for the whole image, one for each of its boxes."""
+"""Caption regions: one sentence for the whole image, and one for each of its boxes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from vsa_ray import schema
 from vsa_ray.errors import UserError
 
 # Networks and their libraries are imported where they are used, in the workers: the driver only
-# names this class, and would wait for them for seconds.
+# refers to this class, and should not have to load them for seconds.
 
 READ = ("image_id", "uri", "boxes", "features", "status", "error")
-"""Columns of a `regions` table that captioning looks at."""
+"""Columns of a `regions` table that captioning needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionConfig:
     beam_size: int = 7
-    """How many of the most probable unfinished sentences are kept at every word; the best finished
-    one becomes the caption. 1 always takes the most probable next word (greedy search): faster,
+    """Number of most probable unfinished sentences kept at every word; the best finished one
+    becomes the caption. 1 is greedy search, which always takes the most probable next word: faster,
     with a lower BLEU."""
 
     max_words: int = 20
-    """A sentence that has not ended after so many words is cut there."""
+    """Sentences are cut off after this many words."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_words"):
@@ -65,7 +65,7 @@ class CaptionRegions:
         return pa.Table.from_pylist(rows, schema=schema.CAPTIONS)
 
     def _write(self, images: pa.Table) -> list[tuple[str, float]]:
-        """A sentence for every region of every image, end to end."""
+        """A sentence and its log-probability for every region of every image, concatenated."""
         from vsa_ray import batches, mrnn
 
         if not any(images["boxes"].combine_chunks().value_lengths().to_numpy()):
@@ -74,9 +74,9 @@ class CaptionRegions:
         known = len(self.captioner.model.mean_F)
         if features_PF.shape[1] != known:
             raise UserError(
-                f"the model learned from features of {known} numbers, these regions have "
-                f"{features_PF.shape[1]}; make them with the backbone and the maps of those that "
-                "it learned from"
+                f"the model was trained on features of width {known}, but these regions have width "
+                f"{features_PF.shape[1]}; make them with the backbone and maps of the regions it "
+                "was trained on"
             )
         return mrnn.write_captions(
             self.captioner.model,

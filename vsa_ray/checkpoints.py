@@ -1,14 +1,14 @@
-"""Models on disk: safetensors and JSON, nothing that runs code when it is read.
+"""Models on disk: safetensors and JSON, which cannot execute code when they are loaded.
 
 DIR/model.safetensors   weights
 DIR/vocabulary.json     the words behind the ids
-DIR/config.json         which model, its settings and sizes, and the digests of the other two;
-                        written last, so that a directory with it holds a whole model
+DIR/config.json         the model's class, settings and sizes, and the digests of the other two;
+                        written last, so that a directory with it holds a complete model
 
-While a model trains, beside them:
+During training, also:
 
-DIR/optimizer.safetensors   what the optimizer remembers
-DIR/progress.json           how far the training is, and the optimizer's digest
+DIR/optimizer.safetensors   the optimizer's state
+DIR/progress.json           how far the training is, and the digest of the optimizer's state
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ class Captioner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a training is. With its seed, this says all that is random about the rest of it."""
+    """How far a training is. With its seed, this determines everything random that follows."""
 
     epoch: int = 0
-    """Epochs that are done."""
+    """Finished epochs."""
 
     step: int = 0
-    """Steps of the epoch after them that are done."""
+    """Finished steps of the current epoch."""
 
     loss: float = 0.0
     """Sum of the losses of these steps."""
 
 
 def best_device() -> str:
-    """Where a model of this process should run."""
+    """The device that a model in this process should run on."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -84,12 +84,12 @@ def save(uri: str, model: AlignmentModel | MultimodalRNN, vocabulary: Vocabulary
 
 
 def copy(source: str, target: str) -> None:
-    """Copy a model, without the progress of its training."""
+    """Copy a model, without its training progress."""
     _copy(source, target, FILES)
 
 
 def upload(directory: str, uri: str) -> None:
-    """Copy a model with the progress of its training; until the last file, it holds no model."""
+    """Copy a model with its training progress; it only counts as a model after the last file."""
     _copy(directory, uri, (*PROGRESS_FILES, *FILES))
 
 
@@ -101,7 +101,7 @@ def _copy(source: str, target: str, names: tuple[str, ...]) -> None:
 
 
 def save_progress(uri: str, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write what training needs to go on, beside the model."""
+    """Write what training needs to resume, next to the model."""
     state = {
         f"{parameter}.{name}": value
         for parameter, values in optimizer.state_dict()["state"].items()
@@ -114,7 +114,7 @@ def save_progress(uri: str, optimizer: torch.optim.Optimizer, progress: Progress
 
 
 def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> Progress:
-    """Give the optimizer its memory back -> how far the training was.
+    """Restore the optimizer's state -> how far the training was.
 
     Raises:
         storage.StorageError: a file is missing, broken, or of another model.
@@ -141,24 +141,24 @@ def load_progress(uri: str, optimizer: torch.optim.Optimizer) -> Progress:
 def _check_memory(
     path: str, state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer
 ) -> None:
-    """What is remembered of a parameter is a number, or of its shape."""
+    """Check that each state tensor is a scalar or has the shape of its parameter."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for index, values in state.items():
         if index >= len(parameters):
-            raise storage.StorageError(f"{path} is of another model: it has more parameters")
+            raise storage.StorageError(f"{path} belongs to another model: it has more parameters")
         for name, value in values.items():
             if value.ndim and value.shape != parameters[index].shape:
                 raise storage.StorageError(
-                    f"{path} is of another model: {index}.{name} has shape {tuple(value.shape)}, "
-                    f"but the model's parameter has {tuple(parameters[index].shape)}"
+                    f"{path} belongs to another model: {index}.{name} has shape "
+                    f"{tuple(value.shape)}, but the parameter has {tuple(parameters[index].shape)}"
                 )
 
 
 def load_weights(uri: str, model: nn.Module) -> None:
-    """Fill a model that is built already.
+    """Load the weights into an existing model.
 
     Raises:
-        storage.StorageError: the file is missing, broken, or of another model.
+        storage.StorageError: the file is missing, broken, or belongs to another model.
     """
     path = storage.join(uri, WEIGHTS)
     weights = _tensors(path, _description(uri).get("sha256"))
@@ -170,8 +170,8 @@ def load_weights(uri: str, model: nn.Module) -> None:
         )
         if found != needed:
             raise storage.StorageError(
-                f"{path} is of another model: {name} has shape {found}, but the sizes of the model "
-                f"that is to be filled need {needed}"
+                f"{path} belongs to another model: {name} has shape {found}, but the model to load "
+                f"it into needs {needed}"
             )
     model.load_state_dict(weights)
 
@@ -214,26 +214,26 @@ def _description(uri: str) -> dict[str, Any]:
     try:
         description = storage.read_json(storage.join(uri, CONFIG))
     except FileNotFoundError as error:
-        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
+        raise storage.StorageError(f"{uri} holds no complete model: {error}") from error
     return description if isinstance(description, dict) else {}
 
 
 def _describe(
     uri: str, model: type[nn.Module], config: type[Config]
 ) -> tuple[Config, int, Vocabulary]:
-    """Settings, width of the feature and vocabulary of the model in a checkpoint directory."""
+    """Config, feature width and vocabulary of the model in a checkpoint directory."""
     description = _description(uri)
     kind = description.get("model")
     if kind != model.__name__:
         raise storage.StorageError(
-            f"{uri} holds {kind or 'another thing'}, but {model.__name__} is needed"
+            f"{uri} holds {kind or 'something else'}, but {model.__name__} is needed"
         )
     path = storage.join(uri, VOCABULARY)
     try:
         vocabulary = Vocabulary.load(path)
         _check(path, storage.read_bytes(path), description.get("sha256"))
     except FileNotFoundError as error:
-        raise storage.StorageError(f"{uri} holds no model, or a part of one: {error}") from error
+        raise storage.StorageError(f"{uri} holds no complete model: {error}") from error
     try:
         return config(**description["config"]), int(description["feature_dim"]), vocabulary
     except (KeyError, TypeError, ValueError) as error:
@@ -254,7 +254,7 @@ def _tensors(path: str, digests: object) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise storage.StorageError(f"{path} is missing") from error
     except safetensors.SafetensorError as error:
-        raise storage.StorageError(f"{path} is not a whole safetensors file: {error}") from error
+        raise storage.StorageError(f"{path} is not an intact safetensors file: {error}") from error
     _check(path, data, digests)
     return tensors
 
@@ -268,13 +268,13 @@ def _digest(data: bytes) -> str:
 
 
 def _check(path: str, data: bytes, digests: object) -> None:
-    """Raises storage.StorageError where a file is not the one that was saved."""
+    """Raise storage.StorageError if a file is not the one that was saved."""
     name = path.rpartition("/")[2]
     expected = digests.get(name) if isinstance(digests, dict) else None
-    if expected is None:  # a model of a version that saved none
+    if expected is None:  # saved by a version that wrote no digests
         return
     if _digest(data) != expected:
         raise storage.StorageError(
-            f"{path} is not the file that was saved: its sha256 is {_digest(data)[:12]}..., "
-            f"{str(expected)[:12]}... was saved; it was changed, or is another model's"
+            f"{path} is not the file that was saved: its sha256 is {_digest(data)[:12]}..., but "
+            f"{str(expected)[:12]}... was saved; it was modified, or belongs to another model"
         )

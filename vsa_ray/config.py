@@ -1,12 +1,12 @@
-"""A job's settings: a YAML file plus flags, into one typed dataclass.
+"""A job's settings: a YAML file plus flags, parsed into one typed dataclass.
 
-Every field of a job's config is a flag (`--regions.detector onnx`). A YAML file holds the same
-names, nested; it is read as if its settings were flags written first, so both are checked alike and
-a flag wins over the file. Environment variables may stand in the file: `${NAME}` must be set,
-`${NAME:-default}` falls back, `${NAME:+text}` gives text (with `$NAME` in it) only if it is set.
+Every field of a job's config is a flag (`--regions.detector onnx`). A YAML file has the same names,
+nested; its settings are treated like flags that come first, so both are validated alike and a flag
+overrides the file. The file may use environment variables: `${NAME}` must be set,
+`${NAME:-default}` has a default, `${NAME:+text}` gives text (with `$NAME` in it) only if it is set.
 
-A file may be a recipe, with the settings of several jobs: each job takes its own. A setting that
-none of them has is refused.
+A file may be a recipe with the settings of several jobs: each job uses its own. A setting that none
+of them has is refused.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::([-+])([^}]*))?\}")
 
 _ABOUT_FILES = """
 Every setting below may also stand in a YAML file:
-  --config FILE     read settings from FILE, a path or s3:// (see jobs/configs/); flags win over it
-{recipe}  --print-config    print the resulting settings as YAML, and stop
+  --config FILE     read settings from FILE, a path or s3:// (see jobs/configs/); flags override it
+{recipe}  --print-config    print the resulting settings as YAML, and exit
 """
 
 
 class ConfigError(UserError):
-    """Settings that cannot work, with what to do about it."""
+    """Invalid settings; the message says what to do about it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a job reads a file that holds the settings of other jobs too."""
+    """How a job reads a file that also holds the settings of other jobs."""
 
     names: frozenset[str]
-    """All settings that a recipe may hold, dotted."""
+    """All settings that a recipe may contain, dotted."""
 
     elsewhere: frozenset[str] = frozenset()
-    """Those that are never this job's, though it may have one of the same name."""
+    """Settings that are never this job's, even if it has one of the same name."""
 
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Groups that this job calls otherwise: {"alignment_training": "training"}."""
+    """Groups that this job calls by another name: {"alignment_training": "training"}."""
 
     def here(self, setting: str) -> str:
-        """What this job would call it; "" where it is never this job's."""
+        """This job's name of a setting; "" if it is never this job's."""
         if setting in self.elsewhere:
             return ""
         group, dot, inside = setting.partition(".")
@@ -64,17 +64,17 @@ class Recipe:
 
     def about(self) -> str:
         """For --help."""
-        lines = ["FILE may be a recipe; its paths and what is of other jobs are passed over"]
-        lines += [f"and its {theirs} is {ours} here" for theirs, ours in self.groups.items()]
+        lines = ["FILE may be a recipe: its paths and the settings of other jobs are ignored"]
+        lines += [f"and its {theirs} is used as {ours}" for theirs, ours in self.groups.items()]
         return "".join(f"{'':20}{line}\n" for line in lines)
 
 
 @runtime_checkable
 class Inherits(Protocol):
-    """Settings that are those of something else, say of a model, where they are not given."""
+    """Settings that default to those of something else, such as a model."""
 
     def inherited(self) -> Self:
-        """These settings, with all that there is to inherit.
+        """These settings, with defaults replaced by what they inherit.
 
         Raises:
             UserError: there is nothing to inherit from.
@@ -90,18 +90,19 @@ def parse(
     prog: str | None = None,
     recipe: Recipe | None = None,
 ) -> Config:
-    """Settings from `argv`; prints help or the settings and exits where asked to.
+    """Settings from `argv`; if asked to, prints help or the settings and exits.
 
-    What neither a flag nor the file gives is inherited if the config `Inherits`, else a default.
+    Settings given neither by flag nor in the file are inherited if the config `Inherits`, and have
+    their defaults otherwise.
 
     Args:
-        prog: how the program is called, for help and errors.
-        recipe: how a file with the settings of other jobs is read; without it is refused.
+        prog: name of the program, for help and errors.
+        recipe: how to read a file with the settings of other jobs; without it they are refused.
 
     Raises:
         ConfigError: the YAML file is missing or malformed, or names an unknown setting or an
             unset variable.
-        SystemExit: tyro has shown what is wrong with a setting, or what was asked for.
+        SystemExit: tyro has printed what is wrong with a setting, or the output asked for.
     """
     files = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     files.add_argument("--config", default="")
@@ -120,7 +121,7 @@ def parse(
     )
     config: Config = read()
     if isinstance(config, Inherits):
-        config = read(default=config.inherited())  # what is given still wins
+        config = read(default=config.inherited())  # given settings still win
     if own.print_config:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
@@ -133,7 +134,7 @@ def name(flag: str) -> str:
 
 
 def to_yaml(config: Any) -> str:
-    """The settings as a YAML file that gives them back."""
+    """The settings as YAML that parses back into them."""
     plain = _plain(dataclasses.asdict(config))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -149,15 +150,15 @@ def _plain(value: Any) -> Any:
 def _flags_of(
     path: str, given: set[str], config_type: type[Any], recipe: Recipe | None
 ) -> list[str]:
-    """The settings of a YAML file as flags, but for those that the command line gives, and those of
+    """The settings of a YAML file as flags, without those given on the command line and those of
     other jobs."""
-    # A name with nothing behind it says nothing.
+    # A name without a value sets nothing.
     settings = {key: value for key, value in flatten(_read(path)) if value is not None}
     own = list(names(config_type))
     others = sorted(recipe.names.difference(own)) if recipe else []
     for key in settings:
         _check_name(key, [*own, *others], path)
-    # A job's own file, as --print-config writes it, is no recipe.
+    # A job's own file, as --print-config writes it, is not a recipe.
     is_recipe = any(name(key) in others for key in settings)
     flags = []
     for key, value in settings.items():
@@ -189,7 +190,7 @@ def _check_name(key: str, known: Sequence[str], path: str) -> None:
     if name(key) in known:
         return
     if inside := [other for other in known if other.startswith(f"{name(key)}.")]:
-        raise ConfigError(f"--config {path}: {key} has settings of its own: {', '.join(inside)}")
+        raise ConfigError(f"--config {path}: {key} is a group of settings: {', '.join(inside)}")
     close = difflib.get_close_matches(name(key), known, n=1)
     hint = f"did you mean {close[0]}?" if close else "--help lists them"
     raise ConfigError(f"--config {path}: there is no setting {key}; {hint}")
@@ -206,7 +207,7 @@ def names(config_type: type[Any]) -> Iterator[str]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings under dotted names: ("regions.detector", "onnx"), ..."""
+    """Nested settings as dotted names: ("regions.detector", "onnx"), ..."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")

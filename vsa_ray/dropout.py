@@ -1,4 +1,4 @@
-"""Dropout whose mask is cheap on a CPU."""
+"""Dropout with masks that are cheap to draw on a CPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BITS = 16
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, with 16 random bits a number on a CPU instead of a random float.
+    """`nn.Dropout` that, on a CPU, draws 16 random bits per element instead of a random float.
 
-    PyTorch draws a CPU's masks one number at a time, which takes two thirds as long as the product
-    that follows. The share that is dropped is `p` to the nearest 1 / 65,536.
+    PyTorch draws masks on a CPU one element at a time, which takes two thirds as long as the
+    product that follows. The dropout probability is `p` rounded to a multiple of 1 / 65,536.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class Dropout(nn.Dropout):
 
 
 def _mask(like: Tensor, p: float) -> Tensor:
-    """0 where a number is dropped, and elsewhere what keeps the mean."""
+    """0 for dropped elements, and elsewhere the factor that preserves the mean."""
     dropped = min(round(p * 2**_BITS), 2**_BITS - 1)
     draws = torch.empty(-(-like.numel() * _BITS // 64), dtype=torch.int64)
     bits = draws.random_(-(2**63), None).view(torch.int16)[: like.numel()].view(like.shape)

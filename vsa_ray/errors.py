@@ -1,4 +1,4 @@
-"""What a user can put right, told apart from what is wrong with this program."""
+"""Errors that the user can fix, as opposed to bugs in this program."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """Says what is wrong and what to do about it: a job shows its text, and no traceback."""
+    """Says what is wrong and what to do about it: jobs print its text without a traceback."""
 
 
 def mistake_behind(error: BaseException) -> UserError | None:
-    """The user's mistake that an error came of: itself, its cause, or what failed on a worker."""
-    # What Ray brings from a worker is a UserError too, but its text is the worker's traceback.
+    """The UserError behind an error: the error itself, its cause, or one from a worker."""
+    # Errors that Ray forwards from a worker are UserErrors too, but with a traceback as their text.
     own = (one for one in _chain(error) if not isinstance(getattr(one, "cause", None), Exception))
     return next((one for one in own if isinstance(one, UserError)), None)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, then what lies behind it. Ray keeps a worker's error in an attribute of its own."""
+    """An error, then its causes. Ray keeps a worker's error in an attribute of its own."""
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop(0)

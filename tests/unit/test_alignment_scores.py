@@ -212,7 +212,7 @@ def test_counts_that_do_not_fit_are_refused() -> None:
         image_sentence_scores(regions, num_regions + torch.tensor([0, 1]), words, lengths)
     with pytest.raises(ValueError, match="lengths_C adds up to 4, but there are 5 rows"):
         image_sentence_scores(regions, num_regions, words, lengths - torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="1 to 127 regions, got images of 0 and of 5"):
+    with pytest.raises(ValueError, match="1 to 127 regions, got images with 0 and with 5"):
         image_sentence_scores(regions, torch.tensor([0, 5]), words, lengths)
     many = regions.new_zeros(MAX_REGIONS + 1, regions.shape[1])
     with pytest.raises(ValueError, match="1 to 127 regions"):

@@ -170,7 +170,7 @@ def test_a_file_that_is_cut_short_is_named(name: str, run: Path) -> None:
 
 
 def test_no_directory_at_all(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="nowhere holds no model"):
+    with pytest.raises(StorageError, match="nowhere holds no complete model"):
         checkpoints.load_aligner(str(tmp_path / "nowhere"))
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/config\.json: a file is where a directory"):
@@ -180,12 +180,12 @@ def test_no_directory_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": None}, "holds another thing, but AlignmentModel is needed"),
+        ({"model": None}, "holds something else, but AlignmentModel is needed"),
         ({"feature_dim": None}, "does not fit this version"),
         ({"config": {"embed_dim": 7, "depth": 2}}, "does not fit this version.*depth"),
         ({"config": {"embed_dim": 0}}, "does not fit this version.*embed_dim must be >= 1, got 0"),
         ({"config": None}, "does not fit this version"),
-        ({"feature_dim": F + 1}, r"model\.safetensors is of another model.*mean_F"),
+        ({"feature_dim": F + 1}, r"model\.safetensors belongs to another model.*mean_F"),
     ],
 )
 def test_a_description_that_does_not_fit(
@@ -199,7 +199,7 @@ def test_a_description_that_does_not_fit(
 
 def test_a_description_that_is_no_description(run: Path) -> None:
     (run / "alignment" / "config.json").write_text("[1]")
-    with pytest.raises(StorageError, match="holds another thing"):
+    with pytest.raises(StorageError, match="holds something else"):
         checkpoints.load_aligner(str(run / "alignment"))
 
 
@@ -211,7 +211,7 @@ def test_weights_of_another_vocabulary_are_refused(run: Path) -> None:
     forget_digests(run / "mrnn")
     with pytest.raises(
         StorageError,
-        match=r"model\.safetensors is of another model: \w+\.\w+ has shape \(6.*need \(3",
+        match=r"model\.safetensors belongs to another model: \w+\.\w+ has shape \(6.*need \(3",
     ):
         checkpoints.load_captioner(str(run / "mrnn"))
 
@@ -258,7 +258,7 @@ def test_the_memory_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     train(model, optimizer, range(1))
     checkpoints.save_progress(str(tmp_path), optimizer, HALF_WAY)
     other = OPTIMIZERS["adam"](nn.Linear(2, 3).parameters())
-    with pytest.raises(StorageError, match=r"optimizer\.safetensors is of another model: "):
+    with pytest.raises(StorageError, match=r"optimizer\.safetensors belongs to another model: "):
         checkpoints.load_progress(str(tmp_path), other)
     (tmp_path / "progress.json").write_text('{"epoch": 3, "sha256": {}, "place": 7}')
     with pytest.raises(StorageError, match=r"progress\.json does not fit this version.*place"):
@@ -274,7 +274,7 @@ def test_an_upload_is_no_model_before_its_last_file(
     write = storage.write_bytes
 
     def write_and_try(uri: str, data: bytes) -> None:
-        with pytest.raises(StorageError, match="holds no model"):
+        with pytest.raises(StorageError, match="holds no complete model"):
             checkpoints.load_aligner(str(tmp_path / "to"))
         write(uri, data)
 
@@ -322,7 +322,7 @@ def test_a_planted_pickle_is_never_run(planted: Path, run: Path) -> None:
     optimizer = torch.optim.SGD(alignment_model().parameters())
     checkpoints.save_progress(str(run / "mrnn"), optimizer, Progress())
     shutil.copy(planted, run / "mrnn" / "optimizer.safetensors")
-    with pytest.raises(StorageError, match="not a whole safetensors file"):
+    with pytest.raises(StorageError, match="not an intact safetensors file"):
         checkpoints.load_progress(str(run / "mrnn"), optimizer)
     assert not (planted.parent / "trace").exists()
 
@@ -333,5 +333,5 @@ def test_a_model_in_a_bucket(s3: str, vocabulary: Vocabulary) -> None:
     found = checkpoints.load_aligner(f"{s3}/model")
     assert torch.equal(found.model.region_layer.weight, model.region_layer.weight)
     storage.delete(f"{s3}/model")
-    with pytest.raises(StorageError, match="holds no model"):
+    with pytest.raises(StorageError, match="holds no complete model"):
         checkpoints.load_aligner(f"{s3}/model")

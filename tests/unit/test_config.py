@@ -142,7 +142,7 @@ def test_wrong_settings_are_named(
         ("prat: {count: 2}", "there is no setting prat.count; did you mean part.count?"),
         ("fast: {much: 1}", "there is no setting fast.much; did you mean fast?"),
         ("weather: fine", "there is no setting weather; --help lists them"),
-        ("part: 3", "part has settings of its own: part.kind, part.count"),
+        ("part: 3", "part is a group of settings: part.kind, part.count"),
     ],
 )
 def test_a_wrong_name_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:

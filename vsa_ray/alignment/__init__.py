@@ -1,11 +1,11 @@
-"""Alignment: regions and words in one space, the score of an image and a sentence, its training.
+"""Alignment: embed regions and words in one space, score image-sentence pairs, train by ranking.
 
 model.py    Eqs. 1-6: features -> regions_PD, word ids -> words_WD
-            (recurrence.py: both directions of the network)
+            (recurrence.py: the bidirectional recurrence)
 scores.py   Eq. 8: regions, words -> scores_BC
-losses.py   Eq. 9, and two other ranking losses, over any number of workers
-distillation.py  what a detector knows of its boxes, taught to the model
-labels.py   what the names of a detector's classes say of words
+losses.py   Eq. 9 and two other ranking losses, exact on any number of workers
+distillation.py  knowledge distillation from the detector
+labels.py   which words go with which detector classes
 config.py   all options
 """
 

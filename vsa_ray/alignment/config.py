@@ -1,4 +1,4 @@
-"""What an alignment model is made of, and what it is trained for."""
+"""The settings of the alignment model and its losses."""
 
 from __future__ import annotations
 
@@ -28,47 +28,47 @@ class AlignmentConfig:
     and better on Flickr8k; hidden_dim and word_dim are not used)."""
 
     embed_dim: int = 1000
-    """Numbers of the vectors of regions and words, which are compared with one another."""
+    """Dimension of the space in which regions and words are compared."""
 
     hidden_dim: int = 512
     """Hidden units of the recurrent network (text "brnn"), in each direction."""
 
     word_dim: int = 300
-    """Numbers of a word's vector at the input of the recurrent network (text "brnn")."""
+    """Dimension of the word vectors at the input of the recurrent network (text "brnn")."""
 
     dropout: float = 0.5
-    """Share of the inputs of each layer, except the recurrent ones, that is set to 0 at random in
-    training. More of it works against overfitting; with score "sum" it cost recall."""
+    """Dropout probability of the inputs of each layer except the recurrent ones. More dropout
+    reduces overfitting; with score "sum" it cost recall."""
 
     score: Score = "sum"
     """How an image and a sentence are scored. Each word takes its best product v_i . s_t with a
     region of the image. "sum" adds these up (the paper). "sqrt_length" divides that sum by the
-    square root of the number of words. "cosine" brings all vectors to length 1 and takes the mean
-    over the words. "sentence_cosine" brings regions to length 1, and the words of a sentence
-    together: their sum has length 1, so words that say little can have short vectors."""
+    square root of the number of words. "cosine" normalises all vectors to length 1 and takes the
+    mean over the words. "sentence_cosine" normalises each region vector, and each sentence's sum of
+    word vectors, to length 1, so uninformative words can have short vectors."""
 
     loss: Loss = "sum_of_hinges"
     """What training minimises over a global batch. "sum_of_hinges": every false pair of an image
-    and a sentence has to score less than the true one by the margin (the paper).
-    "hardest_negative": only the best-scored false pair of each image and each sentence counts.
-    "softmax": the true pair's probability among all of them, best with cosines."""
+    and a sentence must score below the true one by the margin (the paper). "hardest_negative": only
+    the highest-scoring false pair of each image and of each sentence counts. "softmax":
+    cross-entropy of the true pair among all pairs; works best with cosine scores."""
 
     detections: bool = False
-    """Whether a region's feature is followed by six numbers more: the box's corners in shares of
-    the image, the log of its area and the log of the detector's confidence."""
+    """Append six numbers to each region's feature: the box's corners as fractions of the image
+    size, the log of its relative area, and the log of the detector's confidence."""
 
     distillation: float = 0.0
-    """Weight of a second loss, by which words learn to choose the regions that the detector's
-    classes, confidence and box sizes speak for (alignment/distillation.py); it improves grounding.
-    0 is without. Needs score "cosine" or "sentence_cosine" and a detector with classes."""
+    """Weight of a second loss that teaches words to choose the regions favoured by the detector's
+    classes, confidences and box sizes (alignment/distillation.py); it improves grounding. 0 turns
+    it off. Needs score "cosine" or "sentence_cosine" and a detector with classes."""
 
     margin: float = 1.0
-    """By how much a true pair has to outscore a false one before the loss of the two is 0, in units
-    of the score. Not used by "softmax"."""
+    """Margin by which a true pair must outscore a false one before their loss is 0, in units of the
+    score. Not used by "softmax"."""
 
     temperature: float = 0.05
-    """Scores are divided by this before the softmax; used by loss "softmax" alone. The default fits
-    cosines; for score "sum" take about 1."""
+    """Scores are divided by this before the softmax; used only by loss "softmax". The default suits
+    cosine scores; for score "sum" use about 1."""
 
     def __post_init__(self) -> None:
         for name in ("embed_dim", "hidden_dim", "word_dim"):

@@ -1,19 +1,19 @@
-"""What a detector knows of its boxes, taught to the model: words to regions, without human boxes.
+"""Distil what the detector knows about its boxes into the model: word-to-region, no human boxes.
 
-The ranking loss says which sentence belongs to an image, and leaves open which of its words belong
-to which region: a part of the right thing, or what always stands beside it, serves as well. A
-detector knows how sure it is of a box, how large it is, and its class; and which class a word means
-can be learned from the images that it is said of (labels.py). So, for each run of words,
-the model is to agree with what it thinks itself and the detector knows, together: knowledge
-distillation, for grounding after Wang et al., "Improving Weakly Supervised Visual Grounding by
-Contrastive Knowledge Distillation" (CVPR 2021).
+The ranking loss says which sentence belongs to an image, but not which of its words belong to which
+region: part of the right object, or something that always appears next to it, does as well. A
+detector knows the confidence, size and class of each box, and which class a word means can be
+learned from the images whose sentences contain it (labels.py). So for each run of words the target
+combines the model's own scores with the detector's knowledge: knowledge distillation, for grounding
+after Wang et al., "Improving Weakly Supervised Visual Grounding by Contrastive Knowledge
+Distillation" (CVPR 2021).
 
     z_i  = v_i . sum_t s_t                               over the words t of the run
     q    = softmax_i(SHARPNESS * (z_i / UNIT + sum_t (prior_i + evidence_t,class(i))))   held fixed
     loss = mean over runs of -sum_i q_i log softmax_i(z_i / TEMPERATURE)
 
-A run is a word and its neighbours, since people say a few words of a thing: words like "the" may
-stay short, and decide nothing.
+A run is a word and its neighbours, since people describe a thing in a few words; vectors of words
+like "the" can stay short and then have no influence.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 UNIT = 0.05
-"""The deviation of v_i . s_t in a trained model whose sentences are cosines."""
+"""Standard deviation of v_i . s_t in a trained model with score "sentence_cosine"."""
 
 TEMPERATURE = 0.02
 
 SHARPNESS = 1.5
 
 CONFIDENCE, AREA, EVIDENCE = 0.7, 0.1, 0.5
-"""What the log of a box's confidence, that of its share of the image, and the evidence of its class
-for a word count for, in UNITs. Where v_i . s_t and these are added up, these are about the best."""
+"""Weights, in UNITs, of a box's log confidence, its log relative area, and the evidence of its
+class for a word. About the best for grounding by the sum of v_i . s_t and these."""
 
 NEVER = -1e6
-"""What speaks for the whole image beside boxes, of which a detector knows nothing, and for what is
-no region. Finite, since a share of 0 times infinity is no number."""
+"""Score that rules a region out: the whole image next to boxes (a detector says nothing about it),
+and padding. Finite, because 0 times infinity would be NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What the detector knows of the regions of some images, each with one sentence."""
+    """What the detector knows about the regions of some images, each with one sentence."""
 
     prior_P: Tensor
-    """float32: what speaks for a region, whatever the word."""
+    """float32: score of a region that does not depend on the word."""
 
     class_P: Tensor
     """int64: the region's column of evidence_WL."""
 
     evidence_WL: Tensor
-    """float32: how much more likely each word of the sentences is beside each class."""
+    """float32: LabelWords.evidence_VL for each word of the sentences."""
 
     def to(self, device: torch.device | str) -> Detected:
         return Detected(
@@ -60,12 +60,12 @@ class Detected:
 
 
 def prior(log_confidence_P: Tensor, log_area_P: Tensor, num_regions_B: Tensor) -> Tensor:
-    """What speaks for the regions of some images, whatever the word -> prior_P.
+    """The word-independent score of each region -> prior_P.
 
     Args:
-        log_confidence_P: of the detector.
-        log_area_P: of the share of the image.
-        num_regions_B: of each image, the first of them the whole.
+        log_confidence_P: log of the detector's confidence.
+        log_area_P: log of the region's share of the image.
+        num_regions_B: regions of each image; the first is the whole image.
     """
     prior_P = CONFIDENCE * log_confidence_P + AREA * log_area_P
     first_B = num_regions_B.cumsum(0) - num_regions_B
@@ -80,12 +80,12 @@ def distillation_loss(
     lengths_B: Tensor,
     detected: Detected,
 ) -> Tensor:
-    """The sum over all runs of true pairs; there are as many as words.
+    """The loss summed over all runs of true pairs; there is one run per word.
 
     Args:
-        regions_PD: the regions of all images, end to end; num_regions_B of each.
-        words_WD: the words of the images' own sentences, end to end; lengths_B of each.
-        detected: of the same regions and words.
+        regions_PD: the regions of all images, concatenated; num_regions_B per image.
+        words_WD: the words of the images' own sentences, concatenated; lengths_B per sentence.
+        detected: for the same regions and words.
     """
     if not len(lengths_B):  # a worker without images
         return words_WD.sum()
@@ -106,9 +106,9 @@ def distillation_loss(
 
 
 def _padded(rows: Tensor, lengths_B: Tensor, value: float = 0.0) -> Tensor:
-    """(B, L, ...), L the longest, the value behind what is shorter.
+    """Pad ragged rows to (B, L, ...), where L is the greatest length.
 
-    Gathered, since the gradient of torch's pad_sequence takes a copy of the whole for each thing.
+    By a gather, since the gradient of torch's pad_sequence copies the whole tensor per sequence.
     """
     position_L = torch.arange(int(lengths_B.max()), device=rows.device)
     row_BL = (lengths_B.cumsum(0) - lengths_B)[:, None] + position_L
@@ -119,6 +119,6 @@ def _padded(rows: Tensor, lengths_B: Tensor, value: float = 0.0) -> Tensor:
 
 
 def _runs(words_BTR: Tensor) -> Tensor:
-    """Each word's numbers and those of its neighbours, added up."""
+    """The sum of each word's scores and its neighbours'."""
     padded = F.pad(words_BTR, (0, 0, 1, 1))
     return padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]

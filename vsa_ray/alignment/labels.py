@@ -1,9 +1,9 @@
-"""What the names of a detector's classes say of words: IBM's Model 1 (Brown et al. 1993).
+"""Which words go with which detector classes: IBM Model 1 (Brown et al. 1993).
 
-Every word of a training sentence is taken to translate one class that was detected in its image, or
-nothing. The probabilities of words given a class are found by expectation maximisation, without
-knowing which class a word translates. Words for what a detector has no class for ("water") turn out
-to translate nothing: they speak for the region without a class, the whole image.
+Every word of a training sentence is treated as the translation of one class detected in its image,
+or of nothing. Expectation maximisation finds the probabilities of words given a class without
+knowing which class a word translates. Words without a matching class ("water") turn out to
+translate nothing: they are evidence for the region without a class, the whole image.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ Floats = npt.NDArray[np.float32]
 ITERATIONS = 12
 
 NOTHING = 0.5
-"""How present "nothing" is in every image; a class is as present as its surest box is sure."""
+"""Weight of "nothing" in every image; a class weighs as much as its most confident box."""
 
 WORDS_AT_ONCE = 100_000
-"""Of a corpus, whose classes' shares are in memory together."""
+"""Words whose class posteriors are in memory at the same time."""
 
 WHOLE_IMAGE = ""
-"""The class of what has none."""
+"""The label of regions without a class."""
 
 LEAST = 1e-5
 """Added to probabilities, so that their logarithms stay finite."""
 
 MOST_EVIDENCE = 3.0
-"""A single word says no more than this, for or against: rare ones have few examples."""
+"""Limit on the evidence of a single word, for or against: rare words have few examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelWords:
-    """How much more likely a word is beside a class than anywhere."""
+    """How much more likely a word is given a class than overall."""
 
     classes: dict[str, int]
-    """Names to columns; WHOLE_IMAGE, or nothing, among them."""
+    """Class names, including WHOLE_IMAGE, -> columns."""
 
     evidence_VL: Floats
-    """log p(word | class) / p(word), cut at +-MOST_EVIDENCE; the last column is for classes that
-    training did not meet: 0."""
+    """log p(word | class) / p(word), clipped to +-MOST_EVIDENCE; the last column, all 0, is for
+    classes not seen in training."""
 
     def evidence(self, ids_T: npt.NDArray[np.int64], labels: Sequence[str]) -> Floats:
-        """(T, R) of known words and the labels of regions."""
+        """(T, R) evidence for known words and the labels of regions."""
         return self.evidence_VL[ids_T][:, self.columns(labels)]
 
     def columns(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -64,7 +64,7 @@ def label_words(
 
     Args:
         regions: image_id, labels and scores of schema.REGIONS, in blocks.
-        sentences: of the same images.
+        sentences: those of the same images.
     """
     present = _present(regions)
     names = sorted({label for of_image in present.values() for label in of_image})
@@ -90,7 +90,7 @@ def label_words(
 
 
 def _present(regions: Iterable[pa.Table]) -> dict[str, dict[str, float]]:
-    """For each image the surest score of each class in it."""
+    """For each image, the highest score of each class in it."""
     present: dict[str, dict[str, float]] = {}
     for block in regions:
         for row in block.select(["image_id", "labels", "scores"]).to_pylist():

@@ -1,6 +1,6 @@
-"""Regions and words into one space: Eq. 1, and the bidirectional network of Eqs. 2-6.
+"""Embed regions and words in one space: Eq. 1, and the bidirectional network of Eqs. 2-6.
 
-Or, instead of the network, a vector for each word of the vocabulary.
+Instead of the network, words can have one vector each.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from vsa_ray.dropout import Dropout
 from vsa_ray.standardised import Standardised
 
 WORDS = 12
-"""Of a sentence, on average."""
+"""Mean number of words of a sentence."""
 
 
 class AlignmentModel(Standardised):
-    """Places the regions of images and the words of sentences in a common space of D dimensions.
+    """Embeds the regions of images and the words of sentences in a common space of D dimensions.
 
     Args:
-        config: sizes, dropout, and whether vectors are brought to length 1.
-        feature_dim: numbers of a region's feature.
-        vocabulary_size: ids that words may have, `len(vocabulary)`.
+        config: sizes, dropout, and whether vectors are normalised.
+        feature_dim: width F of a region's feature.
+        vocabulary_size: number of word ids, `len(vocabulary)`.
     """
 
     def __init__(self, config: AlignmentConfig, *, feature_dim: int, vocabulary_size: int) -> None:
@@ -44,51 +44,51 @@ class AlignmentModel(Standardised):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start with numbers of one size in v and s, so that both sides get alike gradients.
+        """Start with v and s on the same scale, so that both sides get gradients of similar size.
 
-        Of about D ** -0.25 their products are about 1. Where these are summed as they are, the sum
-        is to be about 1, like the margin: from hinges much larger than it, training leaps to where
-        all scores are equal.
+        With elements of about D ** -0.25, products v . s are about 1. Where raw products are
+        summed, the sum should be about 1, like the margin: from hinges much larger than it,
+        training jumps to a point where all scores are equal.
         """
         words = WORDS if self.config.score == "sum" else 1
         scale = self.config.embed_dim**-0.25 * words**-0.5
         nn.init.normal_(self.region_layer.weight, std=scale * self.region_layer.in_features**-0.5)
         nn.init.zeros_(self.region_layer.bias)
         if self.config.text == "words":
-            # Shorter: Adam's steps are of one size, and a long vector would hardly turn.
+            # Shorter: Adam's steps have a fixed size, which would hardly turn a long vector.
             nn.init.normal_(self.word_vectors.weight, std=self.config.embed_dim**-0.5)
         else:
             self._initialise_network(scale)
 
     def _initialise_network(self, scale: float) -> None:
-        """A word knows itself alone at first, and learns what its neighbours say of it.
+        """Start with a recurrence of 0: a word at first ignores its context, then learns to use it.
 
-        On Flickr8k's dev split, by the paper's score and loss, R@10 is 34/28 after 9 epochs from an
-        orthogonal recurrence, 39/33 from half of one, and from 0, at half the rate, 43/35.
+        On Flickr8k's dev split, with the paper's score and loss, R@10 after 9 epochs is 34/28 from
+        an orthogonal recurrence, 39/33 from half of one, and 43/35 from 0, at half the rate.
         """
         nn.init.kaiming_normal_(self.input_layer.weight, nonlinearity="relu")
         nn.init.zeros_(self.recurrent_2HH)
         nn.init.kaiming_normal_(self.word_layer.weight, nonlinearity="relu")
         with torch.no_grad():
-            self.word_layer.weight *= scale / 2  # the two directions add up to twice one word
+            self.word_layer.weight *= scale / 2  # at first both directions see the same word
         nn.init.zeros_(self.input_layer.bias)
         nn.init.zeros_(self.word_layer.bias)
 
     def forward(
         self, features_PF: Tensor, ids_W: Tensor, lengths_C: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Regions (P, D) of all images and words (W, D) of all sentences, each end to end."""
+        """Regions (P, D) of all images and words (W, D) of all sentences, each concatenated."""
         return self.encode_regions(features_PF), self.encode_words(ids_W, lengths_C)
 
     def encode_regions(self, features_PF: Tensor) -> Tensor:
-        """Eq. 1, linear: features of any float type -> regions_PD."""
+        """Eq. 1, a linear layer: features of any float type -> regions_PD."""
         x_PF = self.standardised(features_PF)
         regions_PD: Tensor = self.region_layer(self.dropout(x_PF))
         of_length_1 = self.config.score in ("cosine", "sentence_cosine")
         return F.normalize(regions_PD, dim=-1) if of_length_1 else regions_PD
 
     def encode_words(self, ids_W: Tensor, lengths_C: Tensor) -> Tensor:
-        """Ids of the words of all sentences, end to end, and their counts -> words_WD.
+        """Concatenated word ids of all sentences, and the sentences' lengths -> words_WD.
 
         Eqs. 2-6, or each word's own vector.
         """
@@ -106,7 +106,7 @@ class AlignmentModel(Standardised):
 
 
 def _with_sums_of_length_1(words_WD: Tensor, lengths_C: Tensor) -> Tensor:
-    """The words of each sentence in proportion, so that their sum has length 1."""
+    """Scale the words of each sentence by one factor, so that their sum has length 1."""
     sentence_W = torch.arange(len(lengths_C), device=lengths_C.device)
     sentence_W = sentence_W.repeat_interleave(lengths_C)
     sums_CD = words_WD.new_zeros(len(lengths_C), words_WD.shape[1])

@@ -1,8 +1,8 @@
 """Eqs. 4-5: the recurrent network that reads each sentence in both directions.
 
-Both directions and all sentences take a step at once, without padding: the words lie step by step,
-the longest sentence first. Plain autograd would make the weights' gradient from one small product
-a step, and sum them; here it is one product of all words.
+Both directions and all sentences advance together, without padding: words are ordered by time step,
+and within a step by sentence, longest first. Plain autograd would sum the weight gradient over one
+small product per step; here it is a single product over all words.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.autograd.function import once_differentiable
 
 
 def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
-    """Read each sentence from left to right and from right to left; the sum of both -> (W, H).
+    """The sum of the states of both directions, left to right and right to left -> (W, H).
 
-    One product a time step, h W with h a row. Under autocast the products are of autocast's type.
+    One product per time step, h W with row vectors h; under autocast in autocast's type.
 
     Args:
-        e_WH: the words of all sentences, end to end.
-        lengths_C: int64, how many of them each sentence has.
-        weight_2HH: of the forward and of the backward direction.
+        e_WH: the words of all sentences, concatenated.
+        lengths_C: int64, words of each sentence.
+        weight_2HH: recurrent weights of the forward and of the backward direction.
         bias_2H: likewise.
     """
     device = e_WH.device.type
@@ -66,7 +66,7 @@ class _BothWays(torch.autograd.Function):
             steps[step].mul_(open_[step])
             if step:
                 steps[step - 1][:, : sizes[step]].baddbmm_(steps[step], back_2HH)
-        # The word before stands as far back as its step had sentences.
+        # A word's predecessor lies as many rows back as the previous step has sentences.
         later = slice(sizes[0], None)
         sizes_T = torch.tensor(sizes, device=h_2WH.device)
         back_W = sizes_T[:-1].repeat_interleave(sizes_T[1:])
@@ -76,15 +76,16 @@ class _BothWays(torch.autograd.Function):
 
 
 def _in_order(x_2WH: Tensor, position_2W: Tensor) -> Tensor:
-    """The sum of both directions, word by word as in the sentences."""
+    """The sum of both directions, with words in their original order."""
     forward_W, backward_W = position_2W.argsort(dim=1)
     return x_2WH[0].index_select(0, forward_W) + x_2WH[1].index_select(0, backward_W)
 
 
 def _time_order(lengths_C: Tensor) -> tuple[Tensor, list[int]]:
-    """Words step by step, (2, W) for both directions, and how many belong to each step.
+    """Positions of the words by time step, (2, W) for both directions, and the size of each step.
 
-    The longest sentence comes first: who goes on at a step then stood first in the step before.
+    Longest sentences come first, so the sentences that continue are the first ones of the step
+    before.
     """
     order_C = lengths_C.argsort(descending=True, stable=True)
     longest = max([1, *lengths_C.tolist()])

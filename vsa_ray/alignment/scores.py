@@ -1,9 +1,9 @@
 """Eq. 8: how well each image of a batch fits each sentence, by the best region of every word.
 
-Plain autograd would keep, and fill again on the way back, one number for each region and word. Here
-the product of regions and words is made in tiles, each reduced while it is in cache. What stays for
-the backward pass is which region won: one byte for each image and word. The backward pass reads one
-region for each image and word, and none where the loss sent no gradient.
+Plain autograd would store one number per region and word, and as many in the backward pass. Here
+the product of regions and words is computed in tiles, each reduced while it is in cache. Only the
+index of the winning region is kept for the backward pass, one byte per image and word. The backward
+pass then reads one region per image and word, and none where the loss sends no gradient.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from torch.autograd.function import once_differentiable
 Score = Literal["sum", "sqrt_length", "cosine", "sentence_cosine"]
 
 MAX_REGIONS = 127
-"""Regions that an image may have: which of them won is kept as an int8."""
+"""Maximum number of regions of an image, since the index of the winner is stored as an int8."""
 
 _TILE_ROWS = {"cpu": 2048, "cuda": 8192}
 _TILE_WORDS = 2048
-"""Regions and words multiplied at once: matrix products are slow where they are small."""
+"""Regions and words multiplied at once: small matrix products are slow."""
 
 _REDUCED = {"cpu": 2**18, "cuda": 2**24}
-"""Products reduced at once: in a CPU's cache while read four times; a GPU wants fewer calls."""
+"""Products reduced at once: on a CPU they must stay in cache for four reads; a GPU wants few
+calls."""
 
 _BLOCK_IMAGES = 2**15 // MAX_REGIONS
 _BLOCK_WORDS = 2048
-"""Images and words whose gradients are listed at once, at about 60 bytes a pair."""
+"""Images and words whose gradients are listed at once, at about 60 bytes per pair."""
 
 _STRIPE = 2**18
 _STRIPE_COLUMNS = (64, 192)
-"""Numbers of the stripe of columns whose gradients are summed at once, and its least and largest
-width: so small, its rows are still in cache when used again."""
+"""Elements of a stripe of columns whose gradients are summed at once, and its least and greatest
+width: small enough that its rows are still in cache when they are reused."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By the bytes of a number."""
+"""Integer type of the same size, by bytes per element."""
 
 
 def image_sentence_scores(
@@ -49,18 +50,19 @@ def image_sentence_scores(
     *,
     score: Score = "sum",
 ) -> Tensor:
-    """Score each image against each sentence -> scores_BC, float32 (float64 where inputs are).
+    """Score each image against each sentence -> scores_BC, float32 (float64 for float64 inputs).
 
-    A word takes its product with the region it fits best, the last one of equals. A sentence scores
-    the sum over its words (Eq. 8); "sqrt_length" divides that by the square root of their number,
-    "cosine" by their number; of "sentence_cosine" the model has scaled the words. Without words it
-    scores 0. Under autocast the products are made in autocast's type and summed in float32.
+    A word contributes its product with the region it fits best; the last one wins a tie. A sentence
+    scores the sum over its words (Eq. 8); "sqrt_length" divides that by the square root of their
+    number, "cosine" by their number; for "sentence_cosine" the model has already scaled the words.
+    A sentence without words scores 0. Under autocast the products are in autocast's type and are
+    summed in float32.
 
     Args:
-        regions_PD: the regions of all images, end to end.
-        num_regions_B: int64, how many of them each image has.
-        words_WD: the words of all sentences, end to end.
-        lengths_C: int64, how many of them each sentence has.
+        regions_PD: the regions of all images, concatenated.
+        num_regions_B: int64, regions of each image.
+        words_WD: the words of all sentences, concatenated.
+        lengths_C: int64, words of each sentence.
 
     Raises:
         ValueError: the counts do not add up, or an image has no region or too many.
@@ -70,7 +72,7 @@ def image_sentence_scores(
     few, many = (int(n) for n in num_regions_B.aminmax()) if len(num_regions_B) else (1, 1)
     if few < 1 or many > MAX_REGIONS:
         raise ValueError(
-            f"an image needs 1 to {MAX_REGIONS} regions, got images of {few} and of {many}; "
+            f"an image needs 1 to {MAX_REGIONS} regions, got images with {few} and with {many}; "
             "leave out images whose status is not ok"
         )
     device = regions_PD.device.type
@@ -105,7 +107,7 @@ class _Scores(torch.autograd.Function):
             (len(num_regions_B), len(lengths_C)),
             dtype=torch.promote_types(regions_PD.dtype, torch.float32),
         )
-        # Evaluation needs no winners, and has the largest number of pairs.
+        # Evaluation has the most pairs, and needs no winners.
         kept = len(words_WD) if any(ctx.needs_input_grad) else 0
         winners_BW = regions_PD.new_empty((len(num_regions_B), kept), dtype=torch.int8)
         for image_b, tile_bRD in _tiles(regions_PD, num_regions_B):
@@ -129,14 +131,14 @@ class _Scores(torch.autograd.Function):
             used_Cb = grad_Cb != 0
             sentence_w = sentence_W[words]
             row_wb = _winning_rows(num_regions_B[images], winners_BW[images, words])
-            # List what is used, word after word. On a CPU index_select is far faster than [used_U].
+            # List the used pairs, word by word. On a CPU index_select is far faster than [used_U].
             used_U = used_Cb.index_select(0, sentence_w).flatten().nonzero().squeeze(1)
             weight_U = grad_Cb.index_select(0, sentence_w).flatten().index_select(0, used_U)
             row_U = row_wb.flatten().index_select(0, used_U)
             uses_w = used_Cb.sum(1).index_select(0, sentence_w)
             sums_wD = _sums(regions_PD[rows], row_U.long(), weight_U, uses_w)
             grad_words_WD.add(words.start, sums_wD)
-            # The same, region after region.
+            # The same, region by region.
             word_U = torch.repeat_interleave(uses_w, output_size=len(used_U))
             row_U, order_U = row_U.sort(stable=True)
             word_U, weight_U = (x_U.index_select(0, order_U) for x_U in (word_U, weight_U))
@@ -152,10 +154,10 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def _tiles(regions_PD: Tensor, num_regions_B: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (b,) in tiles of some regions, and these as (b, R, D).
+    """Tiles of images: their indices (b,), and their regions as (b, R, D).
 
-    An image with fewer regions than others of its tile repeats its last one. A copy may win, and
-    then stands for that region; nothing but a true region can.
+    An image with fewer regions than others in its tile is padded with copies of its last one; if a
+    copy wins, it stands for that region.
     """
     tiles = -(-len(regions_PD) // _TILE_ROWS[regions_PD.device.type])
     if not tiles:
@@ -167,7 +169,7 @@ def _tiles(regions_PD: Tensor, num_regions_B: Tensor) -> Iterator[tuple[Tensor, 
         yield from zip(image_B.chunk(tiles), regions_BRD.chunk(tiles), strict=True)
         return
     first_B = num_regions_B.cumsum(0) - num_regions_B
-    order_B = num_regions_B.argsort(stable=True)  # alike images side by side: few repetitions
+    order_B = num_regions_B.argsort(stable=True)  # similar sizes together: little padding
     for image_b in order_B.chunk(tiles):
         last_b1 = num_regions_B[image_b, None] - 1
         region_R = torch.arange(int(last_b1.max()) + 1, device=last_b1.device)
@@ -178,24 +180,24 @@ def _tiles(regions_PD: Tensor, num_regions_B: Tensor) -> Iterator[tuple[Tensor, 
 def _best_regions(
     regions_bRD: Tensor, words_wD: Tensor, best_bw: Tensor, winner_bw: Tensor
 ) -> None:
-    """Each word's product with the best region of each image, and if wanted which that is."""
+    """Write each word's product with the best region of each image, and, if wanted, its index."""
     images, num_regions, _ = regions_bRD.shape
     sims_bRw = (regions_bRD.flatten(0, 1) @ words_wD.T).view(images, num_regions, len(words_wD))
-    # Numbers are compared as the integers of the same bits, which is up to four times faster; of
-    # 0 and -0 only that which amax gives can win.
+    # Floats are compared by their bits, as integers, which is up to four times faster; of 0 and -0
+    # only the one that amax returns can win.
     integer = _INTEGERS[sims_bRw.element_size()]
     region_R1 = torch.arange(num_regions, device=words_wD.device, dtype=integer)[:, None]
     reduced = _REDUCED[words_wD.device.type] // (num_regions * len(words_wD))
     for some in _slices(images, max(1, reduced)):
         best_bw[some] = best = sims_bRw[some].amax(1)
         if winner_bw.numel():
-            # max(1) gives the index too, but is several times slower. On NaN any may win.
+            # max(1) returns the index too, but is several times slower. With NaN any may win.
             equal = sims_bRw[some].view(integer).eq_(best.view(integer)[:, None])
             winner_bw[some] = equal.mul_(region_R1).amax(1)
 
 
 def _blocks(num_regions_B: Tensor, num_words: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Images, the rows of their regions, and words: the pairs in blocks small enough to list."""
+    """Blocks of pairs small enough to list: images, the rows of their regions, and words."""
     stop = 0
     for images in _slices(len(num_regions_B), _BLOCK_IMAGES):
         rows = slice(stop, stop := stop + int(num_regions_B[images].sum()))
@@ -204,18 +206,18 @@ def _blocks(num_regions_B: Tensor, num_words: int) -> Iterator[tuple[slice, slic
 
 
 def _winning_rows(num_b: Tensor, winner_bw: Tensor) -> Tensor:
-    """Which row won, (w, b), counted from the first region of the first of these images.
+    """The winning row (w, b), counted from the first region of the first of these images.
 
-    int16 holds the rows of a block, and sorts twice as fast as int32.
+    int16 is large enough for the rows of a block, and sorts twice as fast as int32.
     """
     first_b = (num_b.cumsum(0) - num_b).to(torch.int16)
     return winner_bw.T.minimum((num_b - 1).to(torch.int8)) + first_b
 
 
 def _sums(table: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> Tensor:
-    """Sums of rows of the table, each times its weight: of the first `uses[0]` of them, ...
+    """Weighted sums of rows of the table: one of the first `uses[0]` pairs, and so on.
 
-    Where the table is bfloat16, the weights and the results are rounded to it; sums are float32.
+    If the table is bfloat16, the weights and results are rounded to it; sums are in float32.
     """
     if table.dtype == torch.bfloat16:
         weight_U = weight_U.to(table.dtype)
@@ -230,7 +232,7 @@ def _sums(table: Tensor, row_U: Tensor, weight_U: Tensor, uses: Tensor) -> Tenso
 
 
 class _Blocks:
-    """A gradient whose blocks of rows arrive one after another, some of them several times."""
+    """Accumulates a gradient from blocks of rows, of which some arrive several times."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
