@@ -165,13 +165,13 @@ def load_weights(uri: str, model: nn.Module) -> None:
     expected = model.state_dict()
     for name in sorted({*weights, *expected}):
         found, needed = (
-            tuple(tensors[name].shape) if name in tensors else "nothing"
+            f"shape {tuple(tensors[name].shape)}" if name in tensors else "missing"
             for tensors in (weights, expected)
         )
         if found != needed:
             raise storage.StorageError(
-                f"{path} belongs to another model: {name} has shape {found}, but the model to load "
-                f"it into needs {needed}"
+                f"{path} belongs to another model: {name}: {found} in the file, but {needed} in "
+                "the model to load it into"
             )
     model.load_state_dict(weights)
 

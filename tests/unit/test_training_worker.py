@@ -294,6 +294,6 @@ def test_the_checkpoint_of_another_training(task: Stopping, images: Blocks, tmp_
     with pytest.raises(StorageError, match=r"of another training: Progress\(epoch=3"):
         train(task, images, place, replace(CONFIG, epochs=2))
     other = replace(task, config=replace(task.config, embed_dim=9))
-    with pytest.raises(StorageError, match=r"region_layer.*shape \(8,\).*need \(9,\)"):
+    with pytest.raises(StorageError, match=r"region_layer.*shape \(8,\).*shape \(9,\)"):
         train(other, images, place)
     checkpoints.load_aligner(place.latest())  # as it was
