@@ -213,7 +213,7 @@ def test_no_corpus(tmp_path: Path) -> None:
     write(tmp_path, "notes.txt")
     with pytest.raises(ValueError, match=r"not a corpus; looked for \*\.token or"):
         read(tmp_path)
-    with pytest.raises(ValueError, match=r"notes\.txt: a file; give the directory"):
+    with pytest.raises(ValueError, match=r"notes\.txt is a file; give the directory"):
         read(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match=r"no images \(\.jpg, "):
         read(tmp_path, format="folder")
@@ -234,7 +234,7 @@ def test_two_token_files(flickr: Path) -> None:
 
 def test_a_token_file_of_something_else(flickr: Path) -> None:
     write(flickr, "text/Flickr.token.txt", "secret\nsecret\n")
-    with pytest.raises(ValueError, match=r"Flickr\.token\.txt: no line reads name\.jpg#0<TAB>text"):
+    with pytest.raises(ValueError, match=r"Flickr\.token\.txt: no line like name\.jpg#0<TAB>text"):
         read(flickr)
 
 
@@ -347,5 +347,5 @@ def test_csv_of_other_columns(table: Path) -> None:
 
 def test_csv_with_a_quote_that_never_ends(table: Path) -> None:
     write(table, "captions.txt", f'image,caption\na.jpg,"a dog\n{"b.jpg,a cat" * 20_000}')
-    with pytest.raises(ValueError, match=r"captions\.txt: line \d+: .*; is a quote open in a line"):
+    with pytest.raises(ValueError, match=r"captions\.txt: line \d+: .*; is a quote not closed on"):
         read(table)

@@ -63,7 +63,7 @@ def test_positions_count_words_without_punctuation(
     "line", ["[/EN#7/people A man on grass .", "[/EN#/people A man]", "[/EN#7 A man]"]
 )
 def test_malformed_phrases(line: str) -> None:
-    with pytest.raises(ValueError, match="a phrase that does not end, or has no chain"):
+    with pytest.raises(ValueError, match="a phrase that is not closed, or has no chain"):
         parse_sentence(line, BOXES)
 
 
@@ -127,7 +127,7 @@ def test_phrases_of_a_corpus(flickr: Path, entities: Path) -> None:
         *("1_x.jpg#phrases2", "2_y.jpg#phrases0", "2_y.jpg#phrases2"),
     ]
     assert corpus.phrases["split"].to_pylist() == ["train", "train", "test", "test"]
-    assert corpus.oddities == {"sentence with phrases that the corpus has not": 3}
+    assert corpus.oddities == {"sentence with phrases that is not in the corpus": 3}
 
 
 def test_names_that_begin_alike_have_phrases_of_their_own(tmp_path: Path, entities: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_broken_archive(flickr: Path, entities: Path, tmp_path: Path) -> None:
     data = (tmp_path / "whole.tar.xz").read_bytes()
     for broken in (data[: len(data) // 2], b"not an archive", b""):
         (tmp_path / "broken.tar.xz").write_bytes(broken)
-        with pytest.raises(ValueError, match=r"broken\.tar\.xz: not a whole \.tar\.xz archive"):
+        with pytest.raises(ValueError, match=r"broken\.tar\.xz: not an intact \.tar\.xz archive"):
             read(flickr, tmp_path / "broken.tar.xz")
 
 

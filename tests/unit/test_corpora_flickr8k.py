@@ -38,7 +38,7 @@ def test_oddities(corpus: Corpus) -> None:
     """The five sentences are of 2258277193_586949ec62.jpg.1, a name without an image."""
     assert corpus.oddities == {
         "image in no split": 91,
-        "sentence with phrases that the corpus has not": 1126,
+        "sentence with phrases that is not in the corpus": 1126,
         "sentence without an image": 5,
     }
 

@@ -129,7 +129,7 @@ def test_coco_oddities(coco: Path) -> None:
     [
         ([], "no list 'images' in it"),
         ({"images": []}, "no list 'annotations' in it"),
-        ({"images": [], "annotations": []}, r"no caption of a listed image; is it a COCO \*cap"),
+        ({"images": [], "annotations": []}, r"no listed image has a caption; is it a COCO \*cap"),
     ],
 )
 def test_coco_of_other_json(coco: Path, value: Any, message: str) -> None:
@@ -227,5 +227,5 @@ def test_not_karpathy(tmp_path: Path, text: str, message: str) -> None:
 
 def test_images_that_are_elsewhere(tmp_path: Path) -> None:
     write(tmp_path / "dataset.json", {"images": [entry("a.jpg", "train")]})
-    with pytest.raises(ValueError, match="none of the images that its files name is below it"):
+    with pytest.raises(ValueError, match="its files name was found below it"):
         read(tmp_path)

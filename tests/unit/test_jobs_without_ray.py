@@ -50,9 +50,7 @@ def test_other_scenes_in_one_place_are_refused(start: Start, here: Path) -> None
     assert start("generate_scenes", "--out", "scenes", *SCENES).code == 0
     ended = start("generate_scenes", "--out", "scenes", *SCENES, "--scenes.seed", "5")
     assert ended.code == 2
-    assert re.fullmatch(
-        r"error: scenes: holds other scenes .*; give another directory\n", ended.err
-    )
+    assert re.fullmatch(r"error: scenes holds other scenes .*; give another directory\n", ended.err)
 
 
 def test_a_split_that_is_needed_and_empty(here: Path) -> None:

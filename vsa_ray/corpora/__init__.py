@@ -1,10 +1,10 @@
-"""Corpora of any layout, at any URI, as one set of tables; and generated ones to try things on.
+"""Corpora in any supported layout, at any URI, as tables; and generated corpora for trial runs.
 
-layouts.py     the files below a URI, and which layout they have
-readers.py     Flickr8k/30k, COCO, Karpathy's JSON, CSV, an image folder ─▶ what the corpus says
+layouts.py     lists the files below a URI and recognises their layout
+readers.py     Flickr8k/30k, COCO, Karpathy's JSON, CSV, an image folder ─▶ contents of the corpus
 entities.py    Flickr30k Entities ─▶ phrases and their boxes
 corpus.py      both ─▶ images, sentences, phrases
-scenes.py      writes generated pictures, sentences and boxes in Flickr's own layout, from
+scenes.py      writes generated pictures, sentences and boxes in Flickr30k's layout, from
                scene_plans.py (what is where), scene_pictures.py and scene_sentences.py
 """
 

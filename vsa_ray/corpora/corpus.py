@@ -1,4 +1,4 @@
-"""A corpus as tables."""
+"""Read a corpus as tables."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ READERS = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderConfig:
     format: Format = "auto"
-    """Layout of the corpus; "auto" tells it by the names of the files. "csv" is a captions*.csv
-    (or .txt) with columns image, caption and perhaps split; "folder" is images alone."""
+    """Layout of the corpus; "auto" recognises it by file names. "csv" is a captions*.csv (or .txt)
+    with columns image, caption and optionally split; "folder" is images without sentences."""
 
     phrases: str = ""
-    """Optional: Flickr30k Entities, the boxes that people drew for phrases of the sentences, to
-    measure grounding against: a directory with Annotations/ and Sentences/, or annotations.tar.xz.
-    Empty leaves grounding out."""
+    """Optional: human-drawn boxes for phrases of the sentences (Flickr30k Entities), to measure
+    grounding: a directory with Annotations/ and Sentences/, or annotations.tar.xz. If empty,
+    grounding is not measured."""
 
     max_train: int = 0
-    """Read at most so many images of the train split, drawn at random; 0 reads all."""
+    """Read at most this many images of the train split, drawn at random; 0 reads all."""
 
     max_dev: int = 0
     """The same for dev."""
@@ -57,15 +57,14 @@ class ReaderConfig:
     """The same for test."""
 
     dev_share: float = 0.0
-    """For a corpus without a dev split: the share of its train images that becomes one, drawn at
-    random; 0.1 is a tenth. Where no image is in any split, all count as train first."""
+    """For a corpus without a dev split: the fraction of its train images to move to dev, drawn at
+    random; 0.1 is a tenth. If no image is in any split, all count as train first."""
 
     test_share: float = 0.0
-    """The same for a corpus that has no test split."""
+    """The same for a corpus without a test split."""
 
     seed: int = 0
-    """Decides which images the limits and shares above draw. A higher limit keeps the same ones and
-    adds others."""
+    """Seed of the random draws above. A higher limit keeps the same images and adds others."""
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
@@ -90,32 +89,32 @@ class ReaderConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """Tables in order of image_id, and of a sentence's number in its image."""
+    """Tables ordered by image_id, then by the number of the sentence within its image."""
 
     images: pa.Table
-    """`schema.IMAGES`. An image without sentences is in it too."""
+    """`schema.IMAGES`, including images without sentences."""
 
     sentences: pa.Table
-    """`schema.SENTENCES`, each of an image in `images`."""
+    """`schema.SENTENCES` of the images in `images`."""
 
     phrases: pa.Table
-    """`schema.PHRASES`. Its sentence_id is that of the same words in `sentences`; the people who
-    drew the boxes had a few sentences that the corpus has not, which get an id of their own."""
+    """`schema.PHRASES`. Its sentence_id is that of the same words in `sentences`; the few annotated
+    sentences that are not in the corpus get an id of their own."""
 
     oddities: dict[str, int]
-    """What was strange in the corpus's files, and how often."""
+    """Kinds of irregularities in the corpus's files, and how often each occurs."""
 
 
 def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
-    """Read a corpus from a directory, which holds its annotations and its images at any depth.
+    """Read a corpus from a directory that holds its annotations and images at any depth.
 
-    image_id is the image's file name, or its path in a plain folder, and where a CSV has images of
-    one name in several folders; sentence_id is `<image_id>#<number>`. Limits come last: what
-    is odd in a sentence or a split counts for all images, what is odd in phrases for those within
-    the limits.
+    image_id is the image's file name, or its path in a plain folder and where a CSV has images of
+    the same name in several folders; sentence_id is `<image_id>#<number>`. Limits are applied last:
+    irregular sentences and splits are counted for all images, irregular phrases only for those
+    within the limits.
 
     Raises:
-        UserError: there is no corpus of that format, or no image of it.
+        UserError: there is no corpus of that format, or none of its images.
     """
     layout = Layout(uri)
     layout_format = layout.format() if config.format == "auto" else config.format
@@ -123,8 +122,8 @@ def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
     if not contents.images:
         named = min((said.image_id for said in contents.sentences), default="")
         raise UserError(
-            f"{uri}: none of the images that its files name is below it (the first is {named!r}); "
-            "put the image folder there"
+            f"{uri}: none of the images that its files name was found below it (the first is "
+            f"{named!r}); put the image folder there"
         )
     _share_out(contents, config)
     kept = _within_limits(contents, config)
@@ -142,15 +141,15 @@ def read_corpus(uri: str, config: ReaderConfig) -> Corpus:
         oddities={kind: n for kind, n in sorted(odd.items()) if n},
     )
     logger.info(
-        "%s: %s layout, %d images, %d sentences, %d of them with phrases; odd: %s",
+        "%s: %s layout, %d images, %d sentences, %d of them with phrases; irregularities: %s",
         *(uri, layout_format, corpus.images.num_rows, sentences.num_rows, phrases.num_rows),
-        corpus.oddities or "nothing",
+        corpus.oddities or "none",
     )
     return corpus
 
 
 def _unused(contents: Contents) -> Counter[str]:
-    """Images of a captioned corpus that can take no part in training or measuring."""
+    """Count images of a captioned corpus that cannot be used for training or evaluation."""
     said = {said.image_id for said in contents.sentences}
     return Counter(
         {
@@ -161,7 +160,7 @@ def _unused(contents: Contents) -> Counter[str]:
 
 
 def _share_out(contents: Contents, config: ReaderConfig) -> None:
-    """Give a corpus the dev and test splits that it lacks, out of its train split."""
+    """Draw missing dev and test splits from the train split."""
     shares = {"dev": config.dev_share, "test": config.test_share}
     if any(shares.values()) and not any(contents.splits.get(i) for i in contents.images):
         contents.splits = dict.fromkeys(contents.images, "train")
@@ -191,7 +190,7 @@ def _within_limits(contents: Contents, config: ReaderConfig) -> dict[str, str]:
 
 
 def _drawn(image_ids: list[str], limit: int, seed: int) -> Collection[str]:
-    """`limit` of the images. Each has its own lot, so a higher limit only adds to the draw."""
+    """Draw `limit` images. Each image has its own lot, so a higher limit only adds images."""
     if limit == 0:
         return image_ids
     lots = {i: hashlib.sha256(f"{seed} {i}".encode()).digest() for i in image_ids}

@@ -1,9 +1,9 @@
-"""Flickr30k Entities: the phrases of sentences, and the boxes that people drew for them.
+"""Flickr30k Entities: phrases of sentences, and the human-drawn boxes for them.
 
-`Annotations/<id>.xml` has the size of the original picture and the boxes of each chain (a thing
-that sentences speak of), 1-based and inclusive as in Pascal VOC. `Sentences/<id>.txt` has a
-sentence a line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is the stem of an image's
-name or, as of Flickr8k's, what stands before the first "_" in it.
+`Annotations/<id>.xml` has the size of the original picture and the boxes of each coreference chain
+(a thing that sentences mention), 1-based and inclusive as in Pascal VOC. `Sentences/<id>.txt` has
+one sentence per line, `[/EN#<chain>/<type> A red ball] lies on ...`. `<id>` is the stem of an
+image's file name, or, as in Flickr8k, the part of it before the first "_".
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from vsa_ray.vocabulary import tokenise
 ARCHIVE = "annotations.tar.xz"
 SUFFIXES = {"Annotations": ".xml", "Sentences": ".txt"}
 NUM_READERS = 32
-"""Files read at once from a directory; on S3 each is a request."""
+"""Concurrent reads from a directory; on S3 each file is a request."""
 
 LONGEST_SIDE = 65_535
-"""The most pixels that JPEG allows."""
+"""JPEG's limit, in pixels."""
 
 _PHRASE = re.compile(r"\[/EN#(\d+)(?:/\w+)+ ([^\[\]]*)\]")
 
@@ -48,10 +48,10 @@ class Annotation(NamedTuple):
 def read_phrases(
     uri: str, splits: Mapping[str, str], sentences: pa.Table
 ) -> tuple[pa.Table, Counter[str]]:
-    """`schema.PHRASES` of the images in `splits`, and what was odd.
+    """`schema.PHRASES` of the images in `splits`, and counts of irregularities.
 
-    An image whose `<id>` is another's too has none. A phrase whose chain has no box is left out,
-    and a sentence without such phrases too.
+    Images whose `<id>` is not unique have no phrases. Phrases whose chain has no box are left out,
+    as are sentences without any boxed phrase.
 
     Raises:
         UserError: there are no such annotations at the URI.
@@ -71,7 +71,7 @@ def read_phrases(
         for number, words, phrases in _boxed(texts[key], annotations[key].boxes, odd):
             same = known[image_id, *words]
             if not same:
-                odd["sentence with phrases that the corpus has not"] += 1
+                odd["sentence with phrases that is not in the corpus"] += 1
             rows.append(
                 {
                     "sentence_id": same.pop(0) if same else f"{image_id}#phrases{number}",
@@ -94,7 +94,7 @@ def _keys(image_id: str) -> tuple[str, str]:
 def _parsed(
     files: Iterable[tuple[str, str, bytes]],
 ) -> tuple[dict[str, Annotation], dict[str, str], Counter[str]]:
-    """By id: what is in Annotations/, and what is in Sentences/; and what made no sense."""
+    """Contents of Annotations/ and of Sentences/ by id, and counts of malformed files."""
     annotations: dict[str, Annotation] = {}
     texts: dict[str, str] = {}
     odd: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def _parsed(
 def _boxed(
     text: str, boxes: Mapping[str, list[list[float]]], odd: Counter[str]
 ) -> Iterator[tuple[int, list[str], list[dict[str, Any]]]]:
-    """(line number, words, phrases) of the lines with phrases that have boxes."""
+    """(line number, words, phrases) of the lines with boxed phrases."""
     for number, line in enumerate(text.split("\n")):
         try:
             words, phrases = parse_sentence(line, boxes)
@@ -124,7 +124,7 @@ def _boxed(
 
 
 def _sentence_ids(sentences: pa.Table) -> defaultdict[tuple[str, ...], list[str]]:
-    """(image_id, *words) -> sentences that read so."""
+    """(image_id, *words) -> ids of the sentences with these words."""
     ids: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for row in sentences.select(["sentence_id", "image_id", "words"]).to_pylist():
         ids[row["image_id"], *row["words"]].append(row["sentence_id"])
@@ -135,12 +135,12 @@ def parse_annotation(data: bytes) -> Annotation:
     """Size and boxes of an XML file.
 
     Raises:
-        ValueError: it is not such a file, or has boxes that leave the picture.
+        ValueError: it is not such a file, or has boxes that extend beyond the picture.
         xml.etree.ElementTree.ParseError: it is not XML.
     """
-    text = data.decode()  # as text, so that no other encoding can hide a document type
+    text = data.decode()  # as text, so that another encoding cannot hide a document type
     if "<!DOCTYPE" in text:
-        raise ValueError("a document type can define entities that expand without end")
+        raise ValueError("a document type can define entities that expand endlessly")
     root = ET.fromstring(text)
     width, height = (int(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
     if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
@@ -159,13 +159,13 @@ def parse_annotation(data: bytes) -> Annotation:
 def parse_sentence(
     line: str, boxes: Mapping[str, list[list[float]]]
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Words of a line, and those of its phrases that have boxes, as in `schema.PHRASES`.
+    """Words of a line, and its phrases that have boxes, as in `schema.PHRASES`.
 
     Raises:
-        ValueError: a phrase is not written as it should be.
+        ValueError: a phrase is malformed.
     """
     if "/EN#" in _PHRASE.sub("", line):
-        raise ValueError(f"a phrase that does not end, or has no chain: {line}")
+        raise ValueError(f"a phrase that is not closed, or has no chain: {line}")
     words: list[str] = []
     phrases = []
     end = 0
@@ -180,7 +180,7 @@ def parse_sentence(
 
 
 def _files(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
-    """(folder, id, bytes) of the files of some ids, from an archive or a directory."""
+    """(folder, id, bytes) of the files of the given ids, from an archive or a directory."""
     if storage.exists(uri) and not storage.is_directory(uri):
         return _archived(uri, keys)
     if any(file.endswith(f"/{ARCHIVE}") for file in storage.list_files(uri)):
@@ -216,4 +216,4 @@ def _archived(uri: str, keys: Collection[str]) -> Iterator[tuple[str, str, bytes
                     if stream:  # None for a directory of such a name
                         yield path.parent.name, path.stem, stream.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{uri}: not a whole .tar.xz archive ({error})") from error
+        raise UserError(f"{uri}: not an intact .tar.xz archive ({error})") from error

@@ -1,4 +1,4 @@
-"""The files below a URI, from one listing: no request per image, on S3 as on a disk."""
+"""The files below a URI, from a single listing: no request per image, on S3 or on disk."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Of the formats that images/decoding.py knows."""
+"""Suffixes of the formats that images/decoding.py decodes."""
 
 
 class Layout:
-    """What lies below a directory: its images, by folder and name, and its other files.
+    """The contents of a directory: its images, by folder and name, and its other files.
 
     Raises:
-        UserError: it is not a directory, or there is nothing in it.
+        UserError: it is not a directory, or it is empty.
     """
 
     def __init__(self, uri: str) -> None:
         if storage.exists(uri) and not storage.is_directory(uri):
-            raise UserError(f"{uri}: a file; give the directory that holds the corpus")
+            raise UserError(f"{uri} is a file; give the directory that holds the corpus")
         self.uri = storage.absolute(uri)
         self.folders: dict[str, dict[str, str]] = defaultdict(dict)
-        """Folder -> name of an image in it -> its URI."""
+        """Folder -> image name -> URI."""
         self.documents: list[str] = []
         """URIs of the files that are not images."""
         for file in storage.list_files(uri, recursive=True):
             folder, _, name = file.rpartition("/")
-            if name.startswith("."):  # left behind by a system, such as ._photo.jpg
+            if name.startswith("."):  # files of the operating system, such as ._photo.jpg
                 continue
             if name.lower().endswith(IMAGE_SUFFIXES):
                 self.folders[folder][name] = file
@@ -54,7 +54,7 @@ class Layout:
             )
 
     def matching(self, patterns: Collection[str]) -> list[str]:
-        """URIs of the documents whose names match one of the patterns, upper or lower case."""
+        """URIs of the documents whose names match one of the patterns, ignoring case."""
         return [
             file
             for file in self.documents
@@ -67,7 +67,7 @@ class Layout:
         Raises:
             UserError: there is none, or more than one.
         """
-        # Flickr8k.lemma.token.txt lies beside Flickr8k.token.txt: base forms, not sentences.
+        # Flickr8k.lemma.token.txt, next to Flickr8k.token.txt, has lemmas, not sentences.
         found = [file for file in self.matching(patterns) if ".lemma." not in file]
         if len(found) == 1:
             return found[0]
@@ -88,7 +88,7 @@ class Layout:
         }
 
     def image_folder(self, names: Collection[str]) -> dict[str, str]:
-        """Name -> URI in the folder that holds the most of the named images; empty if none does."""
+        """Name -> URI for the folder with the most of the named images; empty if there is none."""
         wanted = set(names)
         candidates = [folder for folder in self.folders.values() if wanted & folder.keys()]
         return max(candidates, key=lambda folder: len(wanted & folder.keys()), default={})
@@ -119,12 +119,12 @@ class Layout:
         return ids, {image_id: uri for uri, image_id in id_of.items()}
 
     def format(self) -> Format:
-        """The layout these files have.
+        """The layout of these files.
 
-        Karpathy's JSON comes first: it is laid over a corpus that has its own annotations.
+        Karpathy's JSON takes precedence: it is added to corpora that have their own annotations.
 
         Raises:
-            UserError: it is none of them.
+            UserError: it is none of the known layouts.
         """
         if self.matching(KARPATHY_FILES):
             return "karpathy"

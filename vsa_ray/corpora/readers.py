@@ -1,6 +1,6 @@
-"""Five layouts, one result: which images there are, in which split, and what was said of them.
+"""Readers of five layouts with one kind of result: images, their splits and their sentences.
 
-A line or an entry that makes no sense is counted and left out. A corpus that makes no sense raises.
+Malformed lines and entries are counted and skipped. A malformed corpus raises an error.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vsa_ray.corpora.layouts import (
 from vsa_ray.errors import UserError
 
 COCO_HELD_OUT = 5_000
-"""Images of COCO's dev split, and of its test split."""
+"""Size of COCO's dev split, and of its test split."""
 
-# The later wins where an image is in two lists, so that a published test set stays whole.
+# If an image is in two lists the later one wins, so that a published test set stays complete.
 SPLIT_LISTS = {
     "train": ("*trainimages.txt", "train.txt"),
     "dev": ("*devimages.txt", "*valimages.txt", "dev.txt", "val.txt"),
@@ -38,7 +38,7 @@ CSV_SPLITS = {**KARPATHY_SPLITS, "dev": "dev", "": ""}
 
 
 class Said(NamedTuple):
-    """One sentence, as the corpus has it."""
+    """One sentence as it is in the corpus."""
 
     image_id: str
     number: int
@@ -47,16 +47,16 @@ class Said(NamedTuple):
 
 @dataclass(slots=True)
 class Contents:
-    """What a corpus says of itself."""
+    """The contents of a corpus."""
 
     images: dict[str, str] = field(default_factory=dict)
     """image_id -> URI of a file that exists."""
 
     splits: dict[str, str] = field(default_factory=dict)
-    """image_id -> split; an image in no split may be missing."""
+    """image_id -> split; images in no split may be missing."""
 
     sentences: list[Said] = field(default_factory=list)
-    """At most one for each image and number; some may be of images that are not there."""
+    """At most one per image and number; some may belong to images that do not exist."""
 
     oddities: Counter[str] = field(default_factory=Counter)
 
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
     """An image as a JSON file lists it."""
 
     folder: str
-    """Images that share this name lie in one folder."""
+    """Images with the same value are in one folder."""
 
     name: str
     split: str
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 
 def read_folder(layout: Layout) -> Contents:
-    """Images alone, each known by its path below the directory, all of them in no split."""
+    """Images only, identified by their path below the directory, and in no split."""
     images = layout.images()
     if not images:
         raise UserError(f"{layout.uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it")
@@ -81,7 +81,7 @@ def read_folder(layout: Layout) -> Contents:
 
 
 def read_flickr(layout: Layout) -> Contents:
-    """`name.jpg#0<TAB>text` lines, and lists of the names of each split."""
+    """`name.jpg#0<TAB>text` lines, and a list of image names per split."""
     contents = Contents()
     said: dict[tuple[str, int], Said] = {}
     token_file = layout.the_file("token file", TOKEN_FILES)
@@ -95,7 +95,7 @@ def read_flickr(layout: Layout) -> Contents:
         else:
             said[image_id, int(number)] = Said(image_id, int(number), text)
     if not said:
-        raise UserError(f"{token_file}: no line reads name.jpg#0<TAB>text; is it a token file?")
+        raise UserError(f"{token_file}: no line like name.jpg#0<TAB>text; is it a token file?")
     contents.sentences = list(said.values())
     contents.images = layout.image_folder({image_id for image_id, _ in said})
     _read_split_lists(layout, contents)
@@ -103,7 +103,7 @@ def read_flickr(layout: Layout) -> Contents:
 
 
 def _read_split_lists(layout: Layout, contents: Contents) -> None:
-    stems = {PurePosixPath(name).stem: name for name in contents.images}  # Flickr30k's have no .jpg
+    stems = {PurePosixPath(name).stem: name for name in contents.images}  # Flickr30k omits .jpg
     for split, patterns in SPLIT_LISTS.items():
         for line in (line for file in layout.matching(patterns) for line in lines(file)):
             name = line.strip()
@@ -118,15 +118,15 @@ def _read_split_lists(layout: Layout, contents: Contents) -> None:
 
 
 def read_csv(layout: Layout) -> Contents:
-    """A row a sentence, in columns `image` (a name, or a path) and `caption`; splits from a column
-    `split`, or lists as Flickr's."""
+    """One row per sentence, with columns `image` (a name, or a path) and `caption`; splits from a
+    column `split`, or from lists like Flickr's."""
     file = layout.the_file("CSV file", CSV_FILES)
     text = storage.read_bytes(file).decode("utf-8-sig", errors="replace")
     rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
     if not {"image", "caption"}.issubset(rows.fieldnames):
         raise UserError(
-            f"{file}: its first line has to name columns image and caption (found: "
+            f"{file}: its first line must name columns image and caption (found: "
             f"{', '.join(rows.fieldnames) or 'nothing'})"
         )
     contents, numbers = Contents(), Counter[str]()
@@ -134,7 +134,7 @@ def read_csv(layout: Layout) -> Contents:
     for row in _rows(file, rows):
         name = (row["image"] or "").strip()
         split = CSV_SPLITS.get((row.get("split") or "").strip().lower())
-        # None is the name of what has no column: a caption's comma without quotes around it.
+        # DictReader puts surplus fields under None: a comma in a caption without quotes.
         if not PurePosixPath(name).name or not row["caption"] or split is None or None in row:
             contents.oddities["malformed sentence line"] += 1
         else:
@@ -156,7 +156,7 @@ def _rows(file: str, rows: csv.DictReader[str]) -> Iterator[dict[str | Any, str 
         yield from rows
     except csv.Error as error:
         raise UserError(
-            f"{file}: line {rows.line_num}: {error}; is a quote open in a line before it?"
+            f"{file}: line {rows.line_num}: {error}; is a quote not closed on an earlier line?"
         ) from error
 
 
@@ -181,10 +181,10 @@ def read_karpathy(layout: Layout) -> Contents:
 def read_coco(layout: Layout) -> Contents:
     """COCO captions JSON files: captions_train*, captions_val*, captions_test*, or another one.
 
-    COCO's own test captions are secret, so without a captions_test* file the val images, in order
-    of their names, give 5,000 to dev, the next 5,000 to test and the rest to train: the sizes of
-    the paper. Fewer than 10,000 are halved. For numbers to compare with published ones use
-    Karpathy's JSON, which fixes the images too.
+    COCO's own test captions are not public, so without a captions_test* file the val images are
+    split, in order of their names: 5,000 to dev, the next 5,000 to test and the rest to train, the
+    sizes used in the paper. Fewer than 10,000 are halved. For results comparable with published
+    ones use Karpathy's JSON, which also fixes which images are in which split.
     """
     parts: dict[str, str] = {}
     for file in layout.matching(COCO_FILES):
@@ -193,7 +193,7 @@ def read_coco(layout: Layout) -> Contents:
         if part in parts:
             raise UserError(
                 f"{layout.uri}: two caption files of one part, {parts[part]} and {file}; "
-                "give a directory with one of them (the years of COCO share images)"
+                "give a directory with only one of them (COCO's years share images)"
             )
         parts[part] = file
     if not parts:
@@ -228,7 +228,7 @@ def _coco_entries(file: str, oddities: Counter[str]) -> list[Entry]:
             case _:
                 oddities["malformed annotation"] += 1
     if not any(entry.texts for entry in entries.values()):
-        raise UserError(f"{file}: no caption of a listed image; is it a COCO *captions* file?")
+        raise UserError(f"{file}: no listed image has a caption; is it a COCO *captions* file?")
     return list(entries.values())
 
 
@@ -240,7 +240,7 @@ def _json_list(file: str, key: str) -> list[Any]:
 
 
 def _listed(layout: Layout, entries: list[Entry], oddities: Counter[str]) -> Contents:
-    """The entries of JSON files, with the images found among the files that are there."""
+    """The contents given by the entries of JSON files, with images that exist as files."""
     contents = Contents(oddities=oddities)
     names: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
@@ -266,7 +266,7 @@ def _listed(layout: Layout, entries: list[Entry], oddities: Counter[str]) -> Con
 
 
 def lines(uri: str) -> Iterator[str]:
-    """Lines of a text file that are not empty; bytes that are not UTF-8 become U+FFFD."""
+    """Non-empty lines of a text file; bytes that are not UTF-8 become U+FFFD."""
     text = storage.read_bytes(uri).decode("utf-8-sig", errors="replace")
-    # Not splitlines(): it also splits at characters that occur inside captions.
+    # Not splitlines(), which also splits at characters that occur inside captions.
     return (line.rstrip("\r") for line in text.split("\n") if line.strip())

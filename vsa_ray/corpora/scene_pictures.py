@@ -1,4 +1,4 @@
-"""Generated pictures: things with light and shadow on a patterned ground."""
+"""Generated pictures: objects with light and shadow on a patterned background."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vsa_ray.corpora.scene_plans import BACKGROUNDS, COLOURS, Box, Scene, Thing
 from vsa_ray.corpora.scene_shapes import Colour, Part, extent, turned
 
 SCALE = 4
-"""Things are drawn so many times larger and then reduced, which smooths their edges."""
+"""Objects are drawn this many times larger and then reduced, which smooths their edges."""
 
 SHADOW = (3, 4)
 """Pixels to the right and downwards."""
@@ -31,7 +31,7 @@ def paint(scene: Scene) -> Image.Image:
 def _background(scene: Scene, rng: np.random.Generator) -> Pixels:
     colour = np.array(BACKGROUNDS[scene.colour], dtype=np.float32)
     shares = _pattern(scene.pattern, scene.width, scene.height, rng)[..., None]
-    # Around the colour, so that a patterned ground is as green as a plain one.
+    # Centred on the colour, so that a patterned background is as green as a plain one.
     pixels = colour * (0.93 + 0.07 * shares) + (255 - colour) * 0.55 * shares
     x, y = np.meshgrid(np.linspace(-1, 1, scene.width), np.linspace(-1, 1, scene.height))
     light = 1.02 - 0.07 * (x * rng.uniform(-1, 1) + y) - 0.05 * (x**2 + y**2)
@@ -40,7 +40,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 
 def _pattern(pattern: str, width: int, height: int, rng: np.random.Generator) -> Pixels:
-    """Where a pattern is light (1) and where it is not (0)."""
+    """How light a pattern is at each pixel, from 0 to 1."""
     period = rng.uniform(20, 34)
     angle = rng.choice([0, np.pi / 4, np.pi / 2, -np.pi / 4])
     y, x = np.mgrid[:height, :width] + rng.uniform(0, period, (2, 1, 1))
@@ -64,7 +64,7 @@ def _pattern(pattern: str, width: int, height: int, rng: np.random.Generator) ->
 
 
 def _clouds(width: int, height: int, rng: np.random.Generator) -> Pixels:
-    """Soft noise from 0 to 1: coarse, and half as strong for each step finer."""
+    """Soft noise from 0 to 1; each finer octave is about half as strong."""
     total = np.zeros((height, width), dtype=np.float32)
     for cells, weight in ((4, 0.55), (8, 0.3), (16, 0.15)):
         grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
@@ -82,7 +82,7 @@ def _lay(pixels: Pixels, thing: Thing) -> None:
 
 
 def _draw(parts: list[Part], colour: Colour, width: int, height: int) -> tuple[Pixels, Pixels]:
-    """The colours of a thing that fills width x height, and where it covers the ground."""
+    """The colours of an object that fills width x height, and its coverage mask."""
     size = (width * SCALE, height * SCALE)
     picture, mask = Image.new("RGB", size, colour), Image.new("L", size)
     scale = (np.array(size) - 1) / extent(parts)
@@ -103,7 +103,7 @@ def _toned(colour: Colour, tone: str | Colour) -> Colour:
 
 
 def _relief(mask: Pixels) -> Pixels:
-    """How bright a thing is where: thick, lit from the top left, and darker at its rim."""
+    """Brightness of an object at each pixel: raised, lit from the top left, with a darker rim."""
     blurred = [_blur(np.pad(mask, 16), radius)[16:-16, 16:-16] for radius in (1.2, 7)]
     down, right = np.gradient(blurred[1])
     rim = np.clip(1.7 * blurred[0] - 0.7, 0, 1)
@@ -112,7 +112,7 @@ def _relief(mask: Pixels) -> Pixels:
 
 
 def _darken(pixels: Pixels, mask: Pixels, box: Box) -> None:
-    """The shadow that falls beside a thing."""
+    """Draw the shadow of an object."""
     height, width = mask.shape
     shadow = np.zeros(pixels.shape[:2], dtype=np.float32)
     x, y = box[0] + SHADOW[0], box[1] + SHADOW[1]

@@ -1,4 +1,4 @@
-"""What is where in a generated picture, decided before anything is drawn or said."""
+"""The plan of a generated picture (what is where), made before it is drawn and described."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = {
     "black": (44, 44, 52),
     "white": (248, 248, 246),
 }
-"""Of things."""
+"""Colours of objects."""
 
 BACKGROUNDS = {
     "green": (168, 204, 150),
@@ -31,17 +31,17 @@ BACKGROUNDS = {
     "gray": (184, 186, 192),
     "brown": (200, 172, 142),
 }
-"""Paler, so that things stand out."""
+"""Paler, so that objects stand out."""
 
 PATTERNS = ("plain", "striped", "dotted", "cloudy", "checked", "wavy")
 SIZES = ((256, 192), (256, 208), (240, 192), (192, 256), (192, 240))
 NUM_THINGS = (1, 2, 2, 2, 3, 3, 3, 3, 4, 4)
 LARGE = (0.42, 0.50)
 SMALL = (0.25, 0.31)
-"""Sides of things, as shares of the picture's short side."""
+"""Side lengths of large and small objects, as fractions of the picture's short side."""
 
 GAP = 5
-"""Pixels between things, and between a thing and the border."""
+"""Minimum pixels between objects, and between an object and the border."""
 
 Box = tuple[int, int, int, int]
 
@@ -52,10 +52,10 @@ class Thing:
     colour: str
     large: bool
     box: Box
-    """x1, y1, x2, y2 of what is drawn; the last two exclusive."""
+    """x1, y1, x2, y2 of the drawn object; the last two exclusive."""
 
     tilt: float
-    """Degrees; the box is that of the tilted thing."""
+    """Degrees; the box is that of the tilted object."""
 
     mirrored: bool
 
@@ -69,17 +69,17 @@ class Scene:
     """Of the background."""
 
     things: tuple[Thing, ...]
-    """Large ones first; no two of a shape or of a colour."""
+    """Large ones first; no two have the same shape or colour."""
 
     texture: int
-    """Seed of what has no name in the picture: where stripes lie, the grain."""
+    """Seed of the details that no sentence mentions: where stripes lie, the grain."""
 
 
 def plan_scene(rng: random.Random) -> Scene:
     width, height = rng.choice(SIZES)
     background = rng.choice(list(BACKGROUNDS))
     num_things = rng.choice(NUM_THINGS)
-    num_large = rng.randint(0, min(num_things, 2))  # there is hardly room for three
+    num_large = rng.randint(0, min(num_things, 2))  # three would hardly fit
     shapes = rng.sample(list(SHAPES), num_things)
     colours = rng.sample([colour for colour in COLOURS if colour != background], num_things)
     things: list[Thing] | None = None
@@ -98,7 +98,7 @@ def plan_scene(rng: random.Random) -> Scene:
 def _things(
     shapes: list[str], colours: list[str], num_large: int, size: tuple[int, int], rng: random.Random
 ) -> list[Thing] | None:
-    """Things that do not touch, or None where a few tries find no place for one."""
+    """Objects that do not touch, or None if a few tries find no place for one."""
     things: list[Thing] = []
     for i, (shape, colour) in enumerate(zip(shapes, colours, strict=True)):
         large, tilt, mirrored = i < num_large, rng.uniform(-12, 12), rng.random() < 0.5

@@ -35,7 +35,7 @@ PATTERNS = {
 
 
 class Phrase(NamedTuple):
-    """Words for one thing of the picture."""
+    """A phrase for one object of the picture."""
 
     text: str
     thing: int | None
@@ -43,11 +43,11 @@ class Phrase(NamedTuple):
 
 
 Sentence = list[str | Phrase]
-"""Its pieces, in order."""
+"""The pieces of a sentence, in order."""
 
 
 def describe(scene: Scene, rng: random.Random) -> list[Sentence]:
-    """Five different sentences; the first speaks of everything, the others of some of it."""
+    """Five different sentences; the first mentions every object, the others some of them."""
     writers: list[Callable[[_Speaker], Sentence]] = [
         _Speaker.everything,
         _Speaker.relation,
@@ -66,7 +66,7 @@ def describe(scene: Scene, rng: random.Random) -> list[Sentence]:
 
 
 class _Speaker:
-    """Words for one scene; each call finds others."""
+    """Generates random sentences about one scene."""
 
     def __init__(self, scene: Scene, rng: random.Random) -> None:
         self.scene = scene
@@ -79,14 +79,14 @@ class _Speaker:
         return [*self._opening(), *self._list(things), *self._on_ground()]
 
     def relation(self) -> Sentence:
-        """Where one thing is from another."""
+        """Where one object is relative to another."""
         if len(self.scene.things) == 1:
             return self.places()
         ground = self._on_ground() if self.rng.random() < 0.4 else []
         return [*self._related(*self._some(2)), *ground]
 
     def places(self) -> Sentence:
-        """Where in the picture one or two things are."""
+        """Where one or two objects are in the picture."""
         pieces: Sentence = []
         some = self._some(2)
         for i in some:
@@ -95,7 +95,7 @@ class _Speaker:
         return [*self._opening(), *pieces, *(self._on_ground() if len(some) == 1 else [])]
 
     def comparison(self) -> Sentence:
-        """Which of two things is larger."""
+        """Which of two objects is larger."""
         larges = [i for i, thing in enumerate(self.scene.things) if thing.large]
         smalls = [i for i, thing in enumerate(self.scene.things) if not thing.large]
         if not larges or not smalls:
@@ -107,7 +107,7 @@ class _Speaker:
         return [large, self.rng.choice(["is larger than", "is bigger than"]), small]
 
     def main(self) -> Sentence:
-        """The first thing and the ground."""
+        """The first object and the background."""
         return [*self._opening(), self._thing(0), *self._on_ground()]
 
     def _some(self, count: int) -> list[int]:
@@ -153,7 +153,7 @@ class _Speaker:
         return f"at the {level}" if level else self.rng.choice(["in the middle", "in the center"])
 
     def _relation(self, a: Box, b: Box) -> str:
-        """Where box a is, seen from b; along the axis on which they are further apart."""
+        """Where box a is relative to b, along the axis on which they are further apart."""
         across = max(b[0] - a[2], a[0] - b[2])
         down = max(b[1] - a[3], a[1] - b[3])
         if across >= down:

@@ -1,7 +1,7 @@
-"""The shapes of things in generated pictures, as polygons.
+"""The shapes of objects in generated pictures, as polygons.
 
-A shape is a list of parts, back to front, in units of its own, with y downwards. A part's tone is
-what becomes of the thing's colour in it ("main", "dark", "light"), or a colour that it always has.
+A shape is a list of parts, back to front, in arbitrary units, with y pointing down. A part's tone
+is a variant of the object's colour ("main", "dark", "light"), or a fixed colour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Part(NamedTuple):
 
 
 def turned(shape: str, degrees: float, *, mirrored: bool) -> list[Part]:
-    """The parts of a shape after a turn, moved so that x and y start at 0."""
+    """The parts of a rotated shape, moved so that x and y start at 0."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     parts = [(tone, points * [-1 if mirrored else 1, 1] @ turn) for tone, points in SHAPES[shape]]

@@ -1,14 +1,14 @@
-"""Generated corpora: pictures of things whose names, places and boxes are known.
+"""Generated corpora: pictures of objects whose names, positions and boxes are known.
 
-They are written as Flickr30k comes, with Flickr30k Entities beside it, so that a trial run takes
-the path that a real corpus takes:
+They are written in the layout of Flickr30k with Flickr30k Entities, so that a trial run takes the
+same path as a real corpus:
 
     scenes.json                 the SceneConfig
     images/train-000000.jpg
     entities/Annotations/train-000000.xml
     entities/Sentences/train-000000.txt
-    scenes.trainImages.txt      and so for dev and test
-    scenes.token.txt            the sentences; written last, and with it the corpus is complete
+    scenes.trainImages.txt      likewise for dev and test
+    scenes.token.txt            the sentences; written last, so it marks the corpus as complete
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from vsa_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 ENTITIES = "entities"
-"""The directory, below the corpus, to give as `ReaderConfig.phrases`."""
+"""The directory below the corpus to use as `ReaderConfig.phrases`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneConfig:
     train: int = 300
-    """Pictures to train on, each with five sentences."""
+    """Number of pictures in the train split, each with five sentences."""
 
     dev: int = 60
-    """Pictures to choose models on."""
+    """Number of pictures in the dev split."""
 
     test: int = 60
-    """Pictures to measure on."""
+    """Number of pictures in the test split."""
 
     seed: int = 0
-    """Other seeds give other pictures; the same one gives the same files, byte for byte."""
+    """The same seed gives the same files, byte for byte; other seeds give other pictures."""
 
     def __post_init__(self) -> None:
         for split in ("train", "dev", "test"):
@@ -54,7 +54,7 @@ class SceneConfig:
 
 
 def generate_scenes(uri: str, config: SceneConfig) -> None:
-    """Write a corpus to a directory. What a stopped run has written is kept, not drawn again.
+    """Write a corpus to a directory. Pictures already written by a stopped run are kept.
 
     Raises:
         UserError: the directory holds the scenes of another config.
@@ -79,7 +79,7 @@ def generate_scenes(uri: str, config: SceneConfig) -> None:
 
 
 def imagine(seed: int, name: str) -> tuple[Scene, list[Sentence]]:
-    """A scene and what is said of it. It depends on its name, not on how many others there are."""
+    """A scene and its sentences. Depends only on seed and name, not on the number of scenes."""
     rng = random.Random(f"{seed}/{name}")
     scene = plan_scene(rng)
     return scene, describe(scene, rng)
@@ -94,7 +94,7 @@ def _claim(uri: str, config: SceneConfig) -> None:
     found = storage.read_json(file)
     if found != wanted:
         raise UserError(
-            f"{uri}: holds other scenes ({found}, asked for {wanted}); give another directory"
+            f"{uri} holds other scenes (found {found}, wanted {wanted}); give another directory"
         )
 
 
@@ -105,7 +105,7 @@ def _write_scene(uri: str, name: str, scene: Scene, sentences: list[Sentence]) -
     storage.write_bytes(f"{entities}/Annotations/{name}.xml", annotation(name, scene).encode())
     picture = io.BytesIO()
     paint(scene).save(picture, "JPEG", quality=92, subsampling=0)
-    # Last: a picture that is there has its boxes.
+    # Last, so that every existing picture has its boxes.
     storage.write_bytes(storage.join(uri, "images", f"{name}.jpg"), picture.getvalue())
 
 
@@ -130,7 +130,7 @@ def marked_text(sentence: Sentence, scene: Scene) -> str:
 
 
 def annotation(name: str, scene: Scene) -> str:
-    """The XML of Flickr30k Entities: chain 1 is the first thing, the last one the background."""
+    """The XML of Flickr30k Entities: chain 1 is the first object, the last one the background."""
     objects = []
     for chain, thing in enumerate(scene.things, start=1):
         x1, y1, x2, y2 = thing.box
