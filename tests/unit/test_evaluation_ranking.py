@@ -39,7 +39,7 @@ def test_pairs_are_good_images_and_their_sentences(
 
 def test_pairs_of_two_corpora(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> None:
     broken = sentences.filter(pc.equal(sentences["image_id"], "broken.jpg"))
-    with pytest.raises(ValueError, match="no sentence belongs to a good image"):
+    with pytest.raises(ValueError, match="no sentence belongs to a usable image"):
         evaluation.pairs(regions, broken, aligner)
 
 

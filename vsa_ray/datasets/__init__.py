@@ -1,14 +1,14 @@
-"""Stages wired into Ray Data. The only door to `ray.data`.
+"""Stages as Ray Data plans. The only package that imports `ray.data`.
 
     parts ─▶ read ─▶ slices ─▶ stages (tasks, or actors that hold a model) ─▶ write
 
-A row of the plan is a *slice*: the rows that a model gets as one batch, and which rows of the input
-they are (slices.py). All slices stream through at once, one a block; Ray may move them in any order
-and run them twice, but never cuts one. The last stage writes files that are named after the rows in
-them, so a job that goes on after a kill knows from names alone what is left (spans.py).
+A row of the plan is a *slice*: the rows that a model gets as one batch, with their position in the
+input (slices.py). Slices stream through all stages, one per block; Ray may reorder or repeat them,
+but never splits one. The last stage writes files named after the rows in them, so a resumed job
+knows from names alone what is left (spans.py).
 
-Ray Data's own checkpoints were the other way: they keep every id that is done in one array in
-memory, and filter rows after they have been read, so a restart downloads all images again.
+The alternative, Ray Data's own checkpoints, keeps every finished id in one array in memory and
+filters rows after reading them, so a restart would download all images again.
 """
 
 from vsa_ray.datasets.cluster import configure, each, model_workers

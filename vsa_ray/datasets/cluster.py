@@ -1,4 +1,4 @@
-"""Ray Data for this driver: its settings, and what the cluster has to give."""
+"""Ray Data settings for this driver, and how a job uses the cluster's resources."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from vsa_ray.errors import UserError
 from vsa_ray.outputs import JOB, OutputError
 
 STALLED_SECONDS = 600
-"""Nothing at all has moved for so long: the job stops instead of holding a cluster."""
+"""If nothing has progressed for this long, the job stops instead of holding the cluster."""
 
 IO_CPUS = 0.25
-"""Logical CPUs of a task that mostly waits: loading images, writing."""
+"""Logical CPUs of a task that mostly waits for I/O: loading images, writing."""
 
 MISTAKE = "_mistake"
-"""Column of what a user has to put right: of what a function raises Ray Data hands on the text
-alone, in a traceback."""
+"""Column that carries a UserError's text: when a function raises, Ray Data only passes on the text,
+within a traceback."""
 
 READ_CPUS = 0.1
-"""Of a task that reads parts. Not IO_CPUS, or Ray would fuse it with the loading of its images:
-one task then loaded a thousand, one after the other."""
+"""Logical CPUs of a task that reads parts. Different from IO_CPUS, or Ray would fuse it with image
+loading, and one task would load a thousand images one after another."""
 
 AUTOSCALER = "V2"
-"""It asks for whole nodes. Ray 2.60's default asks for the tasks and actors that it wants, and of
-the rest a plan gets whole CPUs only: of two, a plan whose actors take 0.9 was left 0.275, for which
+"""Requests whole nodes. Ray 2.60's default requests the tasks and actors it wants, and leaves a
+plan only whole CPUs of the rest: of two, a plan whose actors take 0.9 was left 0.275, for which
 loading starved writing."""
 
 ACTORS_SHARE = 0.5
-"""Of the logical CPUs that actors take: those of a node that is lost start again on the nodes that
-are left, and must not take all that the tasks need there."""
+"""Share of the logical CPUs that actors may take: those of a lost node restart on the remaining
+nodes, and must leave CPUs for the tasks there."""
 
 
 def configure() -> None:
@@ -48,19 +48,21 @@ def configure() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # `make_table` shows its own
     context.execution_no_progress_timeout_s = STALLED_SECONDS
-    context.raise_original_map_exception = True  # what went wrong, not that something did
-    # A model needs its memory: that Ray was not told how much is nothing to warn of all the time.
+    context.raise_original_map_exception = True  # not one that only says that something failed
+    # Ray would keep warning that models use memory it was not told about.
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says: no bars
-    # A corpus of fewer batches than actors is nothing to warn of.
+    # It warns that progress bars are disabled.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # A corpus with fewer batches than actors is fine.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors for")
 
 
 class ForgetBlocks(ExecutionCallback):
-    """Drops what Ray Data remembers of every block until a plan ends: a kilobyte each, which a
-    driver that streams a corpus of millions cannot keep. Only `Dataset.stats` would read it."""
+    """Drops the statistics that Ray Data keeps for every block until a plan ends. They take a
+    kilobyte each, too much for a driver that streams millions, and only `Dataset.stats` reads
+    them."""
 
     def on_execution_step(self, executor: Any) -> None:
         for operator in executor._topology:
@@ -68,14 +70,14 @@ class ForgetBlocks(ExecutionCallback):
 
 
 def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
-    """What a stage with a model gets of this cluster: an actor a GPU, or else one a CPU.
+    """Resources for a stage with a model: one actor per GPU, or else one per CPU.
 
-    Logical CPUs only order who may start: some are always left to the tasks that feed the actors,
-    or nothing would ever move.
+    Logical CPUs only control what Ray starts: some must be left for the tasks that feed the actors,
+    or the plan would deadlock.
 
     Args:
-        actors: how many, instead.
-        stages: of one plan that hold a model; they share GPUs and CPUs.
+        actors: number of actors, instead of the default.
+        stages: number of stages in the plan that hold a model; they share GPUs and CPUs.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
@@ -86,10 +88,10 @@ def model_workers(actors: int = 0, *, stages: int = 1) -> dict[str, Any]:
 
 
 def require_shared(uri: str) -> None:
-    """A folder that has been claimed has to be the same one on every node of the cluster.
+    """Check that an output folder, once begun, is the same folder on every node of the cluster.
 
     Raises:
-        OutputError: on a node there is no such folder, or another one.
+        OutputError: a node has no such folder, or a different one.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if len(nodes) < 2 or not storage.is_local(uri):
@@ -102,8 +104,8 @@ def require_shared(uri: str) -> None:
     for node, answer in zip(nodes, asked, strict=True):
         if not ray.get(answer):
             raise OutputError(
-                f"{uri} is a folder that node {node['NodeManagerAddress']} does not have, so what "
-                "is made there would be lost; choose a place that all nodes share, or s3://"
+                f"{uri} is a folder that node {node['NodeManagerAddress']} does not have, so its "
+                "output would be lost; choose a folder that all nodes share, or s3://"
             )
 
 
@@ -113,10 +115,10 @@ def _see(file: str) -> bool:
 
 
 def each(function: Callable[[Any], dict[str, Any]], items: list[Any]) -> Iterator[dict[str, Any]]:
-    """`function(item)` of every item, many at once, anywhere; what they return, in any order.
+    """`function(item)` for every item, in parallel on the cluster; results come in any order.
 
     Raises:
-        UserError: a function has raised one.
+        UserError: a call has raised one.
     """
     numbers = ray.data.range(len(items), override_num_blocks=max(1, len(items)))
     for row in mapped(numbers, _each, function, items, num_cpus=IO_CPUS).iter_rows():
@@ -132,7 +134,7 @@ def mapped(
     batch_size: int | None = None,
     num_cpus: float,
 ) -> ray.data.Dataset:
-    """`function(rows, *args)` of all rows, in tasks; Ray stores `args` once."""
+    """`function(rows, *args)` for all rows, in tasks; Ray stores `args` once."""
     return dataset.map_batches(
         function,
         fn_args=args,

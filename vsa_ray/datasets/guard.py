@@ -1,9 +1,9 @@
-"""Pictures that kill the process that handles them: tried a few times, then a row that says so.
+"""Images that crash the process that handles them: retried a few times, then marked as failed.
 
-A segmentation fault in a decoder or a kill for want of memory cannot be caught. Ray starts the
-process again and gives it the same batch, for ever. So a worker says what it begins and what it has
-ended, to somebody who outlives it: a batch that has often begun and never ended is taken apart, and
-a picture that keeps killing the process on its own is passed on as failed.
+A segmentation fault in a decoder or an out-of-memory kill cannot be caught, and Ray would restart
+the process with the same batch for ever. So workers report what they begin and end to a tally that
+outlives them: a batch that has begun repeatedly without ending is processed image by image, and an
+image that keeps crashing the process on its own is marked as failed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vsa_ray.spans import Span
 Mapper = Callable[[pa.Table], pa.Table]
 
 TOGETHER = 2
-"""Crashes after which the images of a batch are handled one by one."""
+"""Crashes after which a batch is processed image by image."""
 
 ALONE = 3
-"""Crashes of an image on its own after which it is given up: a process may also die for other
-reasons, but hardly so often at the same image."""
+"""Crashes of an image on its own after which it is given up. A process may also die for other
+reasons, but hardly this often at the same image."""
 
 STATUS = "crashed"
 
@@ -31,16 +31,16 @@ Key = tuple[str | int, ...]
 
 
 class Tally(Protocol):
-    """Who counts, outside of the process that may crash."""
+    """Counts begun and ended work, outside of the processes that may crash."""
 
     def begin(self, key: Key) -> int:
-        """How often work with this key has begun before and not ended."""
+        """Begin work -> how many times work with this key has begun before without ending."""
 
     def end(self, key: Key) -> None: ...
 
 
 class Counts:
-    """What a tally keeps: only what is under way, or has crashed."""
+    """The state of a tally: work in progress, and work that crashed."""
 
     def __init__(self) -> None:
         self._begun: Counter[Key] = Counter()
@@ -54,7 +54,7 @@ class Counts:
         self._begun.pop(key, None)
 
     def tell(self, mistake: Exception) -> None:
-        """Of the user, met by a worker; the first is kept."""
+        """Record a UserError from a worker; the first one is kept."""
         self._mistake = self._mistake or mistake
 
     def told(self) -> Exception | None:
@@ -62,16 +62,16 @@ class Counts:
 
 
 def guarded(mapper: Mapper, name: str, tally: Tally, span: Span, table: pa.Table) -> pa.Table:
-    """`mapper(table)`, but for images that do not let it come back.
+    """`mapper(table)`, except for images that crash it.
 
-    Those become rows with status "crashed" before `mapper` sees them, and it passes them on as it
-    does all failed ones.
+    These become rows with status "crashed" before `mapper` sees them, which then passes them
+    through like all failed rows.
     """
     key = (name, *span)
     if tally.begin(key) < TOGETHER:
         try:
             result = mapper(table)
-        except SystemExit:  # of a library: Ray would take it as the wish of an actor to end
+        except SystemExit:  # raised by a library; Ray would end the actor
             result = _one_by_one(mapper, name, tally, span, table)
     else:
         result = _one_by_one(mapper, name, tally, span, table)
@@ -84,7 +84,7 @@ def _one_by_one(mapper: Mapper, name: str, tally: Tally, span: Span, table: pa.T
     for i in range(len(table)):
         row, key = table.slice(i, 1), (name, span.part, span.first + i)
         crashes = tally.begin(key)
-        if crashes >= ALONE:  # stays in the tally, should the batch be needed once more
+        if crashes >= ALONE:  # stays in the tally in case the batch is run again
             results.append(mapper(failed(row, f"{name}: its process died {crashes} times")))
             continue
         try:
@@ -96,7 +96,7 @@ def _one_by_one(mapper: Mapper, name: str, tally: Tally, span: Span, table: pa.T
 
 
 def failed(row: pa.Table, why: str) -> pa.Table:
-    """The row as stages pass on what has failed: status and error, and nothing to work on."""
+    """The row marked as failed: with status and error, and no data."""
     columns = {}
     for field in row.schema:
         keep = field.name in ("image_id", "uri", "split")

@@ -1,4 +1,4 @@
-"""Inputs through stages into a table."""
+"""Run inputs through stages into an output table."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from vsa_ray.table_files import Written
 from vsa_ray.versions import versions
 
 FILE_ROWS = 64
-"""Rows of a file, where as many come in order: what a kill can cost, beside what is under way."""
+"""Maximum rows per file, for contiguous rows: the most a kill can lose besides work in progress."""
 
 READ_TASKS = 4096
-"""Of a plan at most: Ray remembers each."""
+"""Maximum read tasks of a plan: Ray keeps a record of each."""
 
 SURE_ROWS = 200
-"""Before so many rows a high share of errors stops nothing: it may be chance."""
+"""Rows before a high error rate stops the job: with fewer it may be chance."""
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "onnxruntime", "pillow", "pyarrow")
 
@@ -44,15 +44,15 @@ _WRITTEN = pa.schema({"rows": pa.int64(), "by_status": pa.map_(pa.string(), pa.i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A mapper class of `vsa_ray` (table in, table out), and what each of its workers needs."""
+    """A mapper class of `vsa_ray` (table in, table out), and the resources of its workers."""
 
     mapper: Callable[..., Mapper]
-    """Called with `args`, once a worker."""
+    """Called with `args`, once per worker."""
 
     args: tuple[Any, ...] = ()
 
     actors: int = 0
-    """Workers that stay and hold a model; 0 runs tasks, as many as fit."""
+    """Number of actors, which keep their mapper; 0 runs as many tasks as fit."""
 
     num_cpus: float = IO_CPUS
     num_gpus: float = 0
@@ -71,19 +71,19 @@ def make_table(
     rows: int | None = None,
     log: Log | None = None,
 ) -> Written:
-    """Run `stages` over all rows of the input and commit what they make.
+    """Run `stages` over all rows of the input and commit the result.
 
-    Makes what no file of the output covers yet; `output` has to be begun.
+    Only processes rows that no file of the output covers yet; `output` must be begun.
 
     Args:
         batch_size: rows that each stage gets at once.
-        rows: of the finished table, where an input row does not make exactly one.
-        log: gets the speed and the failures by reason, twice a minute.
+        rows: rows of the finished table, if an input row does not make exactly one.
+        log: receives the speed and the failures by reason, twice a minute.
 
     Raises:
         OutputError: a node does not see the output, rows are missing at the end, too many failed,
-            or nothing moves any more.
-        StorageOutage: storage does not answer.
+            or there is no more progress.
+        StorageOutage: storage does not respond.
     """
     parts = inputs.rows
     output = output.take_turn()
@@ -107,16 +107,16 @@ def make_table(
 
 
 class _Errors:
-    """Whether too many rows have failed, those of earlier starts among them."""
+    """Checks whether too many rows have failed, including those of earlier starts."""
 
     def __init__(self, output: TableOutput, files: list[str]) -> None:
         self._output, self._files = output, files
         self._before: Written | None = None
 
     def check(self, made: Written) -> None:
-        """Raise OutputError where a job that was never stopped would end too."""
+        """Raise OutputError exactly when an uninterrupted job would."""
         if self._before is None and self._output.too_many_failed(made):
-            self._before = self._output.count(self._files)  # files are opened: not without need
+            self._before = self._output.count(self._files)  # opens files, so only when needed
         self._output.check_errors(made + self._before if self._before else made)
 
 
@@ -127,29 +127,29 @@ def _run(
     output: TableOutput,
     batch_size: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of _WRITTEN, one a file."""
+    """Rows of _WRITTEN, one per file."""
     tally = _tally()
     groups = _groups(inputs.parts, left)
     plan: ray.data.Dataset = ray.data.from_items(
         groups, override_num_blocks=min(len(groups), READ_TASKS)
     )
-    plan.context.target_max_block_size = 1  # byte: a slice a block, in all of the plan
+    plan.context.target_max_block_size = 1  # byte, which makes every slice a block
     plan.context.custom_execution_callback_classes.append(ForgetBlocks)
     plan = mapped(plan, _read, inputs.columns, batch_size, tally, batch_size=1, num_cpus=READ_CPUS)
     for stage in stages:
         plan = _add(plan, stage, tally)
     together = max(1, FILE_ROWS // batch_size)
     written = mapped(plan, _write, output, tally, batch_size=together, num_cpus=IO_CPUS)
-    # What a plan has reserved of the cluster stays so for three minutes after its driver was
-    # killed, unless a plan of the same name takes it over: the one that goes on.
+    # Resources reserved by a plan stay reserved for three minutes after its driver is killed,
+    # unless a plan of the same name takes them over, as a resumed job does.
     name = storage.absolute(output.uri).encode()
     written._set_uuid(hashlib.blake2s(name, digest_size=8).hexdigest())
     try:
         yield from written.iter_rows()
     except ray.data.exceptions.ExecutionTimeoutError as error:
         raise OutputError(
-            f"{output.uri}: nothing has moved for minutes. Has the cluster what the workers ask "
-            f"for? Nothing is lost: start the same command again.\n{error}"
+            f"{output.uri}: no progress for minutes. Does the cluster have the resources that the "
+            f"workers request? Nothing is lost: run the same command again.\n{error}"
         ) from error
     except Exception as error:
         if mistake := tally.mistake() or mistake_behind(error):
@@ -160,7 +160,7 @@ def _run(
 
 
 def _groups(parts: Sequence[Part], left: Mapping[int, list[Span]]) -> list[dict[str, Any]]:
-    """What is left of the input, about PART_ROWS rows an item."""
+    """What is left of the input, in items of about PART_ROWS rows."""
     groups: list[list[dict[str, Any]]] = []
     rows = PART_ROWS
     for number, gaps in left.items():
@@ -186,11 +186,11 @@ def _add(plan: ray.data.Dataset, stage: Stage, tally: _Tally) -> ray.data.Datase
     if not stage.actors:
         return mapped(plan, _call, shared, tally, batch_size=1, num_cpus=stage.num_cpus)
     options: dict[str, Any] = {"num_gpus": stage.num_gpus} if stage.num_gpus else {}
-    # Stages that ask for the same are fused, and then the actor that holds a model would also do
-    # what the tasks before it do: load images.
+    # Ray fuses stages with equal resources; the actor that holds a model would then also do the
+    # work of the tasks before it, loading images.
     cpus = stage.num_cpus if stage.num_cpus != IO_CPUS else 0.9 * IO_CPUS
     return plan.map_batches(
-        type(stage.name, (_Worker,), {}),  # what Ray calls it in its logs and pages
+        type(stage.name, (_Worker,), {}),  # the name that Ray's logs and dashboard show
         fn_constructor_args=(shared, tally),
         compute=ray.data.ActorPoolStrategy(size=stage.actors),
         batch_size=1,
@@ -217,7 +217,7 @@ class _Worker:
         try:
             self._name, self._mapper = _built(shared)
         except UserError as error:
-            self._mistake = error  # of a constructor's errors Ray hands on the text alone
+            self._mistake = error  # of a constructor's error Ray only passes on the text
 
     def __call__(self, block: pa.Table) -> pa.Table:
         with _telling(self._tally):
@@ -235,7 +235,7 @@ def _call(block: pa.Table, shared: ray.ObjectRef[Stage], tally: _Tally) -> pa.Ta
 
 @lru_cache(maxsize=8)
 def _built(shared: ray.ObjectRef[Stage]) -> tuple[str, Mapper]:
-    """Once a process."""
+    """A stage's name and mapper, built once per process."""
     stage = ray.get(shared)
     return stage.name, stage.mapper(*stage.args)
 
@@ -250,7 +250,7 @@ def _write(block: pa.Table, output: TableOutput, tally: _Tally) -> pa.Table:
 
 
 class _Tally:
-    """The counts of all workers, in an actor on the node of the driver."""
+    """Client of the tally of all workers, an actor on the driver's node."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -269,13 +269,13 @@ class _Tally:
         ray.kill(self._actor)  # Ray would keep it until the driver ends
 
     def end(self, key: Key) -> None:
-        # Nobody waits for it: the next `begin` of this process comes after it.
+        # Not awaited: calls of one process stay in order, so its next `begin` comes later.
         self._actor.end.remote(key)
 
 
 @contextmanager
 def _telling(tally: _Tally) -> Iterator[None]:
-    """Tell the driver of a mistake: of what a function raises Ray Data hands on the text alone."""
+    """Report a UserError to the driver: when a function raises, Ray Data only passes its text."""
     try:
         yield
     except UserError as mistake:

@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, lines in a log, curves in MLflow."""
+"""Progress of a job: a bar on a terminal, lines in a log, curves in MLflow."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ logger = logging.getLogger(__name__)
 LOG_SECONDS = 30.0
 
 Log = Callable[..., None]
-"""Takes metrics by name, and a `step`: tracking.Run.metrics."""
+"""Takes metrics by name, and a `step`; see tracking.Run.metrics."""
 
 
 class Progress:
-    """Counts what is written."""
+    """Counts the rows that are written."""
 
     def __init__(self, name: str, total: int, done: int, log: Log | None) -> None:
-        """Of `total` rows `done` were there before."""
+        """`done` of `total` rows were written by earlier starts."""
         self._name, self._total, self._before, self._log = name, total, done, log
         self.by_status: Counter[str] = Counter()
         self.rows = 0
         self._started = self._logged = time.monotonic()
-        # No bar into a log file, where each step of it would be a line.
+        # disable=None: no bar in a log file, where each update would be a line.
         self._bar = tqdm(total=total, initial=done, unit="row", desc=name, disable=None)
 
     def __enter__(self) -> Progress:
@@ -52,11 +52,11 @@ class Progress:
 
     @property
     def failed(self) -> dict[str, int]:
-        """By reason, the most frequent first."""
+        """Failures by reason, the most frequent first."""
         return {kind: n for kind, n in self.by_status.most_common() if kind != "ok"}
 
     def metrics(self) -> dict[str, float]:
-        """Images a second since the start, and failures by reason."""
+        """Images per second since the start, and images by status."""
         found: dict[str, float] = {"images_per_second": self.rows / max(self.seconds, 1e-3)}
         return found | {f"images/{kind}": n for kind, n in self.by_status.items()}
 
@@ -70,5 +70,5 @@ class Progress:
             seconds = (self._total - done) / speed if speed else 0.0
             left = f"{tqdm.format_interval(seconds)} left" if speed else "starting"
             words: tuple[Any, ...] = (self._name, done, self._total, speed, left)
-            failed = ", ".join(f"{n} {kind}" for kind, n in self.failed.items()) or "nothing"
-            logger.info("%s: %d of %d rows, %.1f a second, %s; failed: %s", *words, failed)
+            failed = ", ".join(f"{n} {kind}" for kind, n in self.failed.items()) or "none"
+            logger.info("%s: %d of %d rows, %.1f per second, %s; failed: %s", *words, failed)

@@ -1,7 +1,8 @@
-"""Slices: the rows of one batch and where they belong, as one row of a plan.
+"""Slices: the rows of one batch and their position in the input, as one row of a plan.
 
-Ray Data cuts and joins blocks as memory has it, which leaves batches half full and loses where a
-row came from. It never cuts a row: so a whole batch is one, as an Arrow stream in a column.
+Ray Data splits and merges blocks depending on memory, which leaves batches half full and loses
+track of where a row came from. It never splits a row, so a whole batch is one row: an Arrow stream
+in a column.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SLICES = pa.schema(
         "rows": pa.large_binary(),
     }
 )
-"""`rows` is a table, made from rows [first, stop) of a part of the input."""
+"""`rows` is a serialised table, made from rows [first, stop) of a part of the input."""
 
 
 def pack(span: Span, table: pa.Table) -> pa.Table:
@@ -37,10 +38,10 @@ def pack(span: Span, table: pa.Table) -> pa.Table:
 
 
 def unpack(slices: pa.Table) -> Iterator[tuple[Span, pa.Table]]:
-    """What was packed; tables are views into `slices`, nothing is copied."""
+    """The inverse of `pack`; the tables are views into `slices`, nothing is copied."""
     for batch in slices.to_batches():
         rows = batch["rows"]
-        _, offsets, data = rows.buffers()  # a scalar's as_buffer would be a copy
+        _, offsets, data = rows.buffers()  # a scalar's as_buffer would copy
         ends = np.frombuffer(offsets, np.int64)[rows.offset :][: len(rows) + 1].tolist()
         spans = zip(*(batch[name].to_pylist() for name in SLICES.names[:3]), strict=True)
         for span, (start, stop) in zip(spans, pairwise(ends), strict=True):
@@ -49,7 +50,7 @@ def unpack(slices: pa.Table) -> Iterator[tuple[Span, pa.Table]]:
 
 
 def runs(slices: pa.Table) -> Iterator[tuple[Span, pa.Table]]:
-    """The same in order, those that follow each other joined."""
+    """The same in order, with contiguous slices joined."""
     run: list[tuple[Span, pa.Table]] = []
     for span, table in sorted(unpack(slices), key=lambda one: one[0]):
         if run and (run[-1][0].part, run[-1][0].stop) != (span.part, span.first):

@@ -1,4 +1,4 @@
-"""Finished tables as rows for trainings."""
+"""Finished tables as datasets for training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vsa_ray.datasets.cluster import IO_CPUS, mapped
 from vsa_ray.texts import attach, only_described
 
 BLOCK_BYTES = 16 * 2**20
-"""Of features, some 300 images: a training that shuffles within windows holds few blocks that are
-half used."""
+"""Block size of features, some 300 images. Small, so that training that shuffles within windows
+holds few partly used blocks."""
 
 
 def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
-    """The rows of a table of ours, or some of their columns.
+    """The rows of one of our tables, or some of their columns.
 
     Raises:
         storage.StorageError: there is no such table.
@@ -37,11 +37,11 @@ def read(uri: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
 def training_images(
     regions: str, texts: pa.Table, *, extra_columns: Sequence[str] = (), described: bool = False
 ) -> ray.data.Dataset:
-    """Features and texts (see texts.attach), an image a row, in the order of the files.
+    """Features and texts (see texts.attach), one row per image, in the order of the files.
 
     Args:
         extra_columns: other columns of `regions` that are needed.
-        described: whether features are needed only of regions that a text belongs to.
+        described: keep only the features of regions that a text describes.
     """
     rows = read(regions, ["image_id", "features", "status", *extra_columns])
     images = mapped(rows, _attach, texts, described, num_cpus=IO_CPUS)

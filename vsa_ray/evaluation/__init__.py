@@ -1,11 +1,11 @@
-"""Models against the sentences and boxes of people: what `metrics` needs, made from tables.
+"""Evaluate models against human sentences and boxes: from tables to the inputs of `metrics`.
 
-    ranking.py    images and sentences that are to find one another
-    phrases.py    phrases that are to find their box
-    captions.py   sentences written for images
-    boxes.py      what is written for the boxes that people drew
+    ranking.py    retrieval: images and sentences rank each other
+    phrases.py    grounding: phrases choose a box
+    captions.py   captions of whole images
+    boxes.py      captions of human-drawn boxes
 
-The same code scores the dev split after every epoch of training and the test split at the end.
+The same code scores the dev split after each epoch of training and the test split at the end.
 """
 
 from vsa_ray.evaluation.boxes import (

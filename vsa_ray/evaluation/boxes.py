@@ -1,4 +1,4 @@
-"""What is written for the boxes that people drew, against the phrases that people said of them.
+"""Captions of human-drawn boxes, scored against the phrases that people used for them.
 
 The paper's Table 3, with Flickr30k Entities in place of its own annotations.
 """
@@ -26,12 +26,12 @@ BOXES_AT_ONCE = 500
 
 
 def region_references(phrases: pa.Table) -> tuple[pa.Table, dict[BoxKey, list[str]]]:
-    """The boxes that people drew, and what they said of each.
+    """The human-drawn boxes, and the phrases for each.
 
-    A phrase that has several boxes ("two dogs") describes none of them alone, and is left out.
+    Phrases with several boxes ("two dogs") do not describe any one of them, and are left out.
 
     Returns:
-        A table of image_id and boxes, in shares of the image's width and height; and the phrases
+        A table of image_id and boxes, as fractions of the image's width and height; and the phrases
         of each box.
     """
     boxes: dict[str, list[tuple[float, ...]]] = {}
@@ -54,9 +54,9 @@ def region_references(phrases: pa.Table) -> tuple[pa.Table, dict[BoxKey, list[st
 def region_captioning(
     written: Mapping[BoxKey, str], said: Mapping[BoxKey, list[str]]
 ) -> dict[str, Any]:
-    """Scores of one text a box, and how many words a text has.
+    """Scores of one caption per box, and the captions' mean length in words.
 
-    Boxes of images that failed have no text, and do not count.
+    Boxes of failed images have no caption, and do not count.
     """
     keys = {f"{image_id} {number}": (image_id, number) for image_id, number in sorted(written)}
     scores = metrics.score_captions(
@@ -71,11 +71,11 @@ def region_captioning(
 def nearest_snippets(
     aligner: Aligner, features_BF: npt.NDArray[np.floating[Any]], snippets: pa.Table
 ) -> list[str]:
-    """For each box the piece of a training sentence that the alignment model ranks first.
+    """For each box, the training snippet that the alignment model ranks first.
 
     Args:
-        features_BF: one a box.
-        snippets: SNIPPETS of the train split. Pieces on the whole image are no candidates.
+        features_BF: one per box.
+        snippets: SNIPPETS of the train split. Snippets of the whole image are not candidates.
     """
     pieces = _distinct_pieces(snippets)
     ids = [aligner.vocabulary.encode(piece.split()) for piece in pieces]
@@ -96,7 +96,7 @@ def nearest_snippets(
 
 
 def _distinct_pieces(snippets: pa.Table) -> list[str]:
-    """In order of their first use."""
+    """The distinct snippets, in order of first occurrence."""
     pieces: dict[str, None] = {}
     columns = snippets["words"].to_pylist(), snippets["snippets"].to_pylist()
     for words, runs in zip(*columns, strict=True):

@@ -1,4 +1,4 @@
-"""Sentences written for whole images, against those of people."""
+"""Captions of whole images, scored against human sentences."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from vsa_ray.vocabulary import tokenise
 def captioning(
     captions: pa.Table, regions: pa.Table, sentences: pa.Table, train: Iterable[pa.Table]
 ) -> dict[str, Any] | None:
-    """Captions against sentences, beside the nearest neighbour's: `captions` of metrics.json; None
-    where no image has both.
+    """Caption scores and the nearest-neighbour baseline: `captions` of metrics.json; None if no
+    image has both a caption and sentences.
 
-    The neighbour is the training image with the closest whole-image feature; its first sentence is
-    the caption; null without training images. A failed image has no caption, and does not count.
-    `seen_in_training` is the share of the captions, in percent, that say word by word what a
-    sentence of the train split says; null without such sentences.
+    The baseline's caption is the first sentence of the training image with the closest whole-image
+    feature; it is null without training images. Failed images have no caption and do not count.
+    `seen_in_training` is the percentage of captions that repeat a training sentence word for word;
+    it is null without training sentences.
 
     Args:
-        regions: of the images to measure on.
-        sentences: of these and of the training images.
+        regions: those of the images to measure on.
+        sentences: those of these and of the training images.
         train: regions of the training images, in blocks.
     """
     references = _sentences_by_image(sentences)
@@ -60,7 +60,7 @@ def captioning(
 
 
 def _seen(captions: list[str], sentences: pa.Table) -> float | None:
-    """Percent of the captions that are sentences of the train split."""
+    """Percentage of the captions that are sentences of the train split."""
     train = sentences.filter(pc.equal(sentences["split"], "train"))["words"].to_pylist()
     if not train:
         return None
@@ -72,7 +72,7 @@ def _seen(captions: list[str], sentences: pa.Table) -> float | None:
 def _nearest_neighbours(
     asked: pa.Table, train: Iterable[pa.Table], sentences: Mapping[str, list[str]]
 ) -> list[str]:
-    """A caption for each image that is asked for; none at all without training images."""
+    """A caption for each image in `asked`; an empty list without training images."""
     seen, captions = [], []
     for block in train:
         known = pc.is_in(block["image_id"], value_set=pa.array(sentences, pa.string()))

@@ -1,4 +1,4 @@
-"""Phrases that are to find their box among the regions of their image."""
+"""Phrase grounding: choose a region of the image for each phrase of its sentences."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ class PhraseScores:
     sentence_id: str
 
     spans: list[tuple[int, int]]
-    """first and stop of each phrase, in words of the sentence."""
+    """First and stop position of each phrase in the sentence's words."""
 
     known_T: list[int]
     """Positions of the words that the model knows."""
 
     ids_T: npt.NDArray[np.int64]
-    """Those words."""
+    """Ids of those words."""
 
     scores_TR: Floats
     """v_i . s_t"""
 
     confidence_R: Floats
-    """Of the detector; 1 for the whole image."""
+    """The detector's confidence; 1 for the whole image."""
 
     labels: list[str]
-    """R classes of the detector, "" for the whole image."""
+    """The R detected classes, "" for the whole image."""
 
     area_R: Floats
-    """Share of the image."""
+    """Share of the image's area."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hints:
-    """What the detector knows of a box, and how much each adds to v_i . s_t."""
+    """Weights of what the detector knows about a box, added to v_i . s_t."""
 
     detector_weight: float = 0.0
-    """Times the log of its confidence; see SnippetConfig."""
+    """Weight of the log of its confidence; see SnippetConfig."""
 
     area_weight: float = 0.0
-    """Times the log of the box's share of the image: people speak of large things."""
+    """Weight of the log of the box's share of the image: people mention large things."""
 
     label_weight: float = 0.0
-    """Times what its class says of the word; see alignment/labels.py."""
+    """Weight of the evidence of its class for the word; see alignment/labels.py."""
 
     labels: LabelWords | None = None
-    """Needed where label_weight is not 0."""
+    """Needed if label_weight is not 0."""
 
     whole_image: float | None = None
-    """What the whole image gains. Without (None) it is a candidate only where nothing was detected:
-    few phrases say all of it, but to a model that tells these apart they are worth a candidate."""
+    """Bonus of the whole image. If None, it is a candidate only where nothing was detected: few
+    phrases describe the whole image, but a model that recognises them gains from the candidate."""
 
     def unary(self, each: PhraseScores) -> Floats:
         """(T, R)"""
@@ -85,7 +85,7 @@ NO_HINTS = Hints()
 
 
 def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> list[PhraseScores]:
-    """Of all sentences whose image has regions."""
+    """The scores of all sentences whose image has regions."""
     good = regions.filter(pc.equal(regions["status"], "ok"))
     image_ids = good["image_id"].to_pylist()
     seen = batches.features(good, with_detections=aligner.model.config.detections)
@@ -116,10 +116,10 @@ def phrase_scores(aligner: Aligner, regions: pa.Table, phrases: pa.Table) -> lis
 
 
 def _areas(image: dict[str, Any]) -> Floats:
-    """(R,) share of the image of each region.
+    """(R,) each region's share of the image's area.
 
-    batches.detections gives the logs of the same shares. They differ: they are cut at a larger
-    share (see snippets.LEAST), and rounded once, at the end. With them docs/results would change.
+    batches.detections has the logs of the same shares, but clipped at a larger value (see
+    snippets.LEAST) and rounded only once, at the end. Using it would change docs/results.
     """
     boxes_R4 = np.array(image["boxes"], np.float32)
     area_R: Floats = (boxes_R4[:, 2:] - boxes_R4[:, :2]).prod(axis=1)
@@ -129,12 +129,12 @@ def _areas(image: dict[str, Any]) -> Floats:
 def choose(
     scored: Sequence[PhraseScores], hints: Hints = NO_HINTS, *, beta: float | None = None
 ) -> dict[PhraseKey, int]:
-    """The region of each phrase that has a known word.
+    """Choose a region for each phrase with a known word.
 
     Args:
-        beta: of the chain MRF over the whole sentence, whose words then decide for their phrase by
-            majority; at 0 each word takes its best region. Without a chain (None) a phrase takes
-            the region with the best sum over its words.
+        beta: beta of a chain MRF over the whole sentence; each phrase then takes the region of the
+            majority of its words, which at 0 take their best regions. Without a chain (None), a
+            phrase takes the region with the highest sum over its words.
     """
     unary = [hints.unary(each) for each in scored]
     chains: Sequence[States | None] = [None] * len(unary)
@@ -155,7 +155,7 @@ def choose(
 def grounding(
     aligner: Aligner, regions: pa.Table, phrases: pa.Table, config: SnippetConfig
 ) -> dict[str, Any]:
-    """Each phrase by the sum over its words, beside baselines: `grounding` of metrics.json."""
+    """Grounding by the sum over each phrase's words, and baselines: `grounding` of metrics.json."""
     scored = phrase_scores(aligner, regions, phrases)
     chosen = choose(scored, Hints(detector_weight=config.detector_weight))
     return asdict(metrics.score_grounding(phrases, regions, chosen))

@@ -1,4 +1,4 @@
-"""Images and sentences that are to find one another."""
+"""Retrieval: images and sentences rank each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vsa_ray.errors import UserError
 SENTENCES_AT_ONCE = 1_000
 
 REGIONS_AT_ONCE = 10_000
-"""Some hundred images, whose features are encoded at once."""
+"""Regions encoded at once: some hundred images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Pairs:
     """Images of a split, their sentences as ids, and which belong together."""
 
     features: Ragged
-    """(P, F) features of all regions, and regions an image."""
+    """(P, F) features of all regions, and the number of regions per image."""
 
     words: Ragged
-    """(W,) ids of all words, and words a sentence."""
+    """(W,) ids of all words, and the number of words per sentence."""
 
     image_of_C: npt.NDArray[np.int64]
     """The image of each sentence."""
 
 
 def pairs(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> Pairs:
-    """The good images of `regions` that have sentences, and those sentences, as a model takes them.
+    """The usable images of `regions` that have sentences, and those sentences, as model inputs.
 
     Raises:
         UserError: no image has a sentence.
@@ -50,8 +50,8 @@ def pairs(regions: pa.Table, sentences: pa.Table, aligner: Aligner) -> Pairs:
     known = pc.is_valid(image_of)
     if not len(regions):
         raise UserError(
-            "no sentence belongs to a good image of the regions table: is it of the same corpus, "
-            "or have all of its images failed (column `error`)?"
+            "no sentence belongs to a usable image of the regions table: are both from the same "
+            "corpus, or have all images failed (column `error`)?"
         )
     words = [aligner.vocabulary.encode(s) for s in sentences["words"].filter(known).to_pylist()]
     features = batches.features(regions, with_detections=aligner.model.config.detections)
@@ -73,7 +73,7 @@ def text_scores(model: AlignmentModel, features: Ragged, words: Ragged) -> npt.N
     """
     device = model.mean_F.device
     features = batches.seen(features, model.config.regions)
-    # The features, several times as large, stay where they are.
+    # Keep the features, which are several times as large, off the device.
     regions_PD = torch.cat(
         [model.encode_regions(rows.to(device)) for rows in features.rows.split(REGIONS_AT_ONCE)]
     )
@@ -101,12 +101,12 @@ def _blocks(words: Ragged) -> Sequence[Ragged]:
 
 
 def retrieval(model: AlignmentModel, data: Pairs) -> dict[str, Any]:
-    """Both directions, beside chance: the part `retrieval` of metrics.json."""
+    """Both directions, and chance: the part `retrieval` of metrics.json."""
     return retrieval_by(retrieval_scores(model, data), data)
 
 
 def retrieval_by(scores_BC: npt.NDArray[np.float32], data: Pairs) -> dict[str, Any]:
-    """`retrieval` by scores that are there already: a sum over several models', say."""
+    """`retrieval` from existing scores, such as the sum of several models' scores."""
     images, image_of_C = len(scores_BC), data.image_of_C
     return {
         "images": images,
