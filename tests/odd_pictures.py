@@ -379,11 +379,11 @@ PLACES = [
 """Nothing is there."""
 
 LOCAL = [
-    Odd("folder.jpg", Bad("unreadable", "folder.jpg is no file"), place=Path.mkdir),
+    Odd("folder.jpg", Bad("unreadable", "folder.jpg is not a file"), place=Path.mkdir),
     Odd("broken-link.jpg", Bad("missing"), place=_link("nowhere.jpg")),
     Odd("loop.jpg", Bad("unreadable"), place=_link("loop.jpg")),
     Odd("link.jpg", Good(), place=_link("good.png")),
-    Odd("pipe.jpg", Bad("unreadable", "no file"), place=os.mkfifo),
+    Odd("pipe.jpg", Bad("unreadable", "not a file"), place=os.mkfifo),
     Odd("good.png/below.jpg", Bad("missing")),
     Odd("n" * 300 + ".jpg", Bad("unreadable")),
 ]

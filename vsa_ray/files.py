@@ -1,4 +1,4 @@
-"""All files below a folder or prefix, in a stream: a listing of millions never is in memory."""
+"""Stream all files below a folder or prefix; a listing of millions is never held in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import botocore.exceptions
 
 from vsa_ray import s3, storage
 
-logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it has its settings from
+logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs where it finds credentials
 
 ATTEMPTS = 10
-"""At each page of a listing, with growing pauses between them."""
+"""Attempts per page of a listing, with increasing pauses."""
 
 PAGE_KEYS = 1000
-"""What S3 gives at most."""
+"""S3's maximum."""
 
 _REFUSED = {"AccessDenied", "NoSuchBucket", *s3.BAD_CREDENTIALS}
 
@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 
 
 def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
-    """URIs of the files below a directory, in an order that is always the same.
+    """URIs of the files below a directory, always in the same order.
 
-    Files and folders whose names start with a dot are left out: systems leave them behind. So are
-    folders that may not be read, with a warning. A name that is not UTF-8 has its odd
-    bytes escaped: no file is found by it, which makes it a row that says so.
+    Hidden files and folders (names with a leading dot) are skipped; folders without read permission
+    are skipped with a warning. Invalid bytes in a name that is not UTF-8 are escaped; no file is
+    found by that name, so it becomes a failed row.
 
     Args:
-        depth: 1 looks into the directory itself alone, 0 as deep as it goes.
+        depth: 1 lists only the directory itself, 0 all levels.
 
     Raises:
-        storage.StorageError: S3 refuses.
-        s3.StorageOutage: S3 fails and goes on failing.
+        storage.StorageError: S3 refuses the request.
+        s3.StorageOutage: S3 keeps failing.
     """
     root = storage.absolute(uri)
     if not root.startswith("s3://"):
@@ -59,7 +59,7 @@ def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
     except botocore.exceptions.ClientError as error:
         code = error.response.get("Error", {}).get("Code")
         if code not in _REFUSED:
-            raise s3.StorageOutage(f"{uri} cannot be listed: {error}; start again later") from error
+            raise s3.StorageOutage(f"{uri} cannot be listed: {error}; try again later") from error
         raise storage.StorageError(
             f"{uri} cannot be listed: {error}; check the bucket and the credentials in the "
             "environment"
@@ -70,7 +70,7 @@ def files_below(uri: str, *, depth: int = 0) -> Iterator[str]:
             "AWS_PROFILE, in the environment"
         ) from error
     except botocore.exceptions.BotoCoreError as error:
-        raise s3.StorageOutage(f"{uri} cannot be listed: {error}; start again later") from error
+        raise s3.StorageOutage(f"{uri} cannot be listed: {error}; try again later") from error
 
 
 def _of_bucket(bucket: str, prefix: str, depth: int) -> Iterator[str]:
@@ -85,8 +85,8 @@ def _of_bucket(bucket: str, prefix: str, depth: int) -> Iterator[str]:
 
 
 def _of_disk(folder: str, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Depth first; links are followed, but not round in circles."""
-    status = os.stat(folder)  # noqa: PTH116 - of millions of files, no Path is made
+    """Depth first; symbolic links are followed, except in cycles."""
+    status = os.stat(folder)  # noqa: PTH116 - Path objects are slow for millions of files
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
@@ -96,7 +96,7 @@ def _of_disk(folder: str, depth: int, above: frozenset[tuple[int, int]]) -> Iter
     except PermissionError as error:
         if not above:
             raise storage.StorageError(f"{folder} cannot be listed: {error.strerror}") from error
-        logger.warning("%s is left out: %s", folder, error.strerror)
+        logger.warning("skipping %s: %s", folder, error.strerror)
         return
     for name, is_folder in found:
         path = f"{folder.rstrip('/')}/{name}"

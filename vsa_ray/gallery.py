@@ -1,4 +1,4 @@
-"""Tables to the pictures of the gallery, which report.py shows."""
+"""The images of the gallery, made from tables; report.py renders them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vsa_ray.report import GalleryImage, GalleryRegion, GalleryWord, thumbnail
 from vsa_ray.snippets import Snippet, SnippetConfig, align
 
 LIMITS = ImageConfig(max_pixels=PILLOW_LIMIT, max_bytes=2**31)
-"""What is shown was loaded before, within the limits of its run."""
+"""No limits of our own: these images were already loaded within the limits of their run."""
 
 
 def gallery_images(
@@ -26,14 +26,14 @@ def gallery_images(
     aligner: Aligner,
     config: SnippetConfig,
 ) -> Iterator[GalleryImage]:
-    """A card for each image of `regions`, made when it is asked for.
+    """A card for each image of `regions`, made lazily.
 
-    An image that has not been captioned says so.
+    The card of an image without a caption says why.
 
     Args:
         regions: the images to show.
-        captions: theirs, and maybe others'.
-        sentences: theirs, and maybe others'; the words are aligned here.
+        captions: those of these images, and possibly of others.
+        sentences: those of these images, and possibly of others; their words are aligned here.
     """
     captions = captions.filter(pc.is_in(captions["image_id"], value_set=regions["image_id"]))
     captions_of = {row["image_id"]: row for row in captions.to_pylist()}

@@ -1,8 +1,8 @@
-"""What a job reads, in parts of known numbers of rows, and slices of them that become batches.
+"""The input of a job, in parts of known size, and slices of them that become batches.
 
-A part is a Parquet file or a row group of one: of our own tables a file, of a listing (listing.py)
-up to 1,024 images, of somebody's Parquet with the images' bytes in it a row group. Plain data that
-travels to tasks; reading holds little more than a slice.
+A part is a Parquet file or a row group: a file of our own tables, up to 1,024 images of a listing
+(listing.py), or a row group of a user's Parquet file that contains images. Parts are plain data
+that is sent to tasks; reading one holds little more than a slice in memory.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from vsa_ray import s3, storage
 from vsa_ray.spans import Span, span_of
 
 READERS = 32
-"""Footers that are read at once."""
+"""Footers read concurrently."""
 
 BUFFER_BYTES = 8 * 2**20
-"""Of a column of a row group, read at once."""
+"""Bytes of a column of a row group read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that are numbered from 0."""
+    """Rows of the input, numbered from 0 within the part."""
 
     uri: str
     rows: int
     row_group: int = -1
-    """-1: the file is one part."""
+    """-1: the whole file."""
 
     start: int = 0
     """Number of the first row in its file."""
@@ -41,28 +41,28 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What is read of a part."""
+    """What to read from a part."""
 
     names: tuple[str, ...] = ()
-    """Columns of a table of ours; none: all of them."""
+    """Columns of one of our tables; empty for all."""
 
     data: str = ""
-    """In somebody's Parquet, the column of images' bytes; rows become schema.IMAGES + `bytes`."""
+    """In a user's Parquet file, the column of image bytes; rows become schema.IMAGES + `bytes`."""
 
     image_id: str = ""
-    """There, the column of ids; none: FILE#ROW."""
+    """In a user's Parquet file, the column of ids; if empty, ids are FILE#ROW."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that a job reads."""
+    """The whole input of a job."""
 
     parts: list[Part]
     columns: Columns
 
     @property
     def rows(self) -> list[int]:
-        """Of each part."""
+        """Number of rows of each part."""
         return [part.rows for part in self.parts]
 
 
@@ -81,20 +81,20 @@ def of_table(uri: str, columns: Sequence[str] = ()) -> Inputs:
 
 
 def is_part(file: str) -> bool:
-    """Whether a file of a directory is one of its Parquet files."""
+    """Whether a file in a directory is one of its Parquet data files."""
     return file.endswith(".parquet") and not file.rpartition("/")[2].startswith("_")
 
 
 def _rows(file: str) -> int:
-    span = span_of(file)  # without a request for each file of a large table
+    span = span_of(file)  # saves a request per file of a large table
     return int(footer(file)[0].num_rows) if span is None else span.rows
 
 
 def footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    """What a Parquet file says of itself.
+    """Metadata and schema from the footer of a Parquet file.
 
     Raises:
-        storage.StorageError: it is missing, or none.
+        storage.StorageError: it is missing, or not a Parquet file.
     """
 
     def read() -> tuple[pq.FileMetaData, pa.Schema]:
@@ -111,10 +111,10 @@ def footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
 def slices(
     part: Part, columns: Columns, gaps: Sequence[Span], size: int
 ) -> Iterator[tuple[Span, pa.Table]]:
-    """The rows of some gaps of a part, in order, `size` at a time; fewer at the end of a gap.
+    """The rows of some gaps of a part, in order, `size` at a time, and fewer at the end of a gap.
 
-    A job that goes on after a kill has gaps that start where slices started, so that its slices,
-    and with them the batches that a model sees, are those of an undisturbed run.
+    In a resumed job the gaps start where slices started, so its slices, and with them the batches
+    that a model sees, are the same as in an uninterrupted run.
     """
     at, held = 0, None
     batches = _batches(part, columns, size)
@@ -130,7 +130,7 @@ def slices(
 
 
 def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
-    """All rows of a part. What fails in passing is tried again, from where it failed."""
+    """All rows of a part; after a transient failure, reading resumes where it failed."""
     names = [name for name in (columns.data, columns.image_id) if name] or list(columns.names)
     read, failing_since = 0, 0.0
     for wait in s3.waits():
@@ -144,7 +144,7 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
                 raise
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > s3.PATIENCE_SECONDS:
-                raise s3.StorageOutage(f"{part.uri}: storage does not answer ({error})") from error
+                raise s3.StorageOutage(f"{part.uri}: storage does not respond ({error})") from error
             time.sleep(wait)
         else:
             return
@@ -153,8 +153,8 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
 def _read(part: Part, names: list[str], size: int, *, skip: int) -> Iterator[pa.Table]:
     filesystem, path = storage.resolve(part.uri)
     groups = None if part.row_group < 0 else [part.row_group]
-    # A file of ours is small: all of it in one request. Of a row group of somebody's, which may be
-    # as large as memory, no more than is used.
+    # Our own files are small: read all of one in a single request. A user's row group may exceed
+    # memory: read no more of it than is used.
     options = {"pre_buffer": False, "buffer_size": BUFFER_BYTES} if groups else {}
     with pq.ParquetFile(path, filesystem=filesystem, **options) as parquet:
         for batch in parquet.iter_batches(size, row_groups=groups, columns=names or None):
@@ -164,9 +164,9 @@ def _read(part: Part, names: list[str], size: int, *, skip: int) -> Iterator[pa.
 
 
 def _images(table: pa.Table, part: Part, columns: Columns, at: int) -> pa.Table:
-    """Rows of somebody's Parquet as an images table with bytes."""
+    """Rows of a user's Parquet file as an images table with bytes."""
     data = table[columns.data]
-    if pa.types.is_struct(data.type):  # {bytes, path}, as Hugging Face's data sets have it
+    if pa.types.is_struct(data.type):  # {bytes, path}, as in Hugging Face datasets
         data = pc.struct_field(data, "bytes")
     uris = [f"{part.uri}#{part.start + at + i}" for i in range(len(table))]
     ids = uris

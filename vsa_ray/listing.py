@@ -1,14 +1,14 @@
-"""All images of an input, listed once before a job begins, in parts that survive a kill.
+"""List all images of an input once, before a job starts, in parts that survive a kill.
 
     folder or s3:// prefix   images at any depth; image_id is the path below it
     list (txt, csv, parquet) see manifests.py
-    tar files, or a folder   see shards.py
-    Parquet with bytes       see inputs.py; a file, or a folder
-    an `images` table        of ours: it is a listing already
+    tar files                see shards.py; a file, or a folder of them
+    Parquet with bytes       see inputs.py; a file, or a folder of them
+    our `images` table       is already a listing
 
-A job that goes on reads the listing that it has, so that a folder that grew meanwhile moves
-nothing. Listing streams: a part is written when it is full, and the driver holds no more than that,
-and 8 bytes an image to see whether ids are unique where a folder does not make them so.
+A resumed job uses its existing listing, so rows keep their numbers even if a folder has grown.
+Listing is streamed: each part is written when it is full, and the driver only holds one part, and 8
+bytes per image to check that ids are unique where file names do not guarantee it.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from vsa_ray.outputs import JOB
 logger = logging.getLogger(__name__)
 
 FOLDER = "_inputs"
-"""Of an output: the listing of its input."""
+"""Folder below an output with the listing of its input."""
 
 PART_ROWS = 1024
 
 SUFFIXES = (*manifests.SUFFIXES, ".tar")
 
 Each = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
-"""Calls a function with each item, wherever; results come in any order. `map` is one."""
+"""Calls a function for each item, anywhere; results come in any order. `map` is an example."""
 
 
 def list_images(uri: str, out: str, each: Each = map) -> Inputs:
-    """The images at a URI, in parts; lists them into OUT/_inputs where that is not done yet.
+    """The images at a URI, in parts; lists them into OUT/_inputs if that is not done yet.
 
     Args:
-        each: what the files of a large input are looked into with.
+        each: used to inspect the files of a large input in parallel.
 
     Raises:
-        storage.StorageError: nothing that is known is there, or an id is there twice.
+        storage.StorageError: there is no known kind of input, or an id is not unique.
     """
     if is_table(uri):
         return inputs.of_table(uri, schema.IMAGES.names)
@@ -63,7 +63,7 @@ def list_images(uri: str, out: str, each: Each = map) -> Inputs:
         logger.info("listing the images of %s", uri)
         name = uuid.uuid4().hex
         own_list = {"folder": name, **_list(uri, storage.join(folder, name), each)}
-        # Of a job that was started twice the first listing counts: rows are numbered by it.
+        # If a job was started twice the first listing counts: row numbers refer to it.
         if (listed := storage.committed(folder)) is None:
             listed = own_list
             storage.commit(folder, listed)
@@ -77,18 +77,18 @@ def list_images(uri: str, out: str, each: Each = map) -> Inputs:
 
 
 def is_table(uri: str) -> bool:
-    """Whether a finished table of ours is there, and not one that Spark has finished."""
+    """Whether there is a finished table of ours, as opposed to one of Spark's."""
     found = storage.is_directory(uri) and storage.committed(uri) is not None
     return found and storage.exists(storage.join(uri, JOB))
 
 
 def kind_of(uri: str) -> str:
-    """What an input is: "folder", "list", "shards" or "parquet".
+    """The kind of an input: "folder", "list", "shards" or "parquet".
 
-    A folder is of the kind of the files right in it, images before others.
+    For a folder, the files directly in it decide; images take precedence.
 
     Raises:
-        storage.StorageError: it does not exist, or is of no known kind.
+        storage.StorageError: it does not exist, or is of an unknown kind.
     """
     if storage.is_directory(uri):
         return _kind_of_folder(uri)
@@ -99,7 +99,7 @@ def kind_of(uri: str) -> str:
         return "parquet" if manifests.data_column(uri)[0] else "list"
     if suffix not in SUFFIXES:
         raise storage.StorageError(
-            f"{uri} is a file; give the directory that holds it, or a file {', '.join(SUFFIXES)}"
+            f"{uri} is a file; give the directory that holds it, or a {', '.join(SUFFIXES)} file"
         )
     return "shards" if suffix == ".tar" else "list"
 
@@ -144,15 +144,15 @@ def _of_folder(uri: str) -> Iterator[dict[str, str]]:
         images += 1
         yield {"image_id": file[len(uri.rstrip("/")) + 1 :], "uri": file, "split": ""}
     if others:
-        logger.info("%s: files that are no images, left out: %s", uri, dict(others.most_common(5)))
+        logger.info("%s: skipping files that are not images: %s", uri, dict(others.most_common(5)))
     if not images:
         deeper = sum(others[suffix] for suffix in SUFFIXES)
-        hint = f" ({deeper} {', '.join(SUFFIXES)} deeper in it: give their folder)" * bool(deeper)
+        hint = f" ({deeper} {', '.join(SUFFIXES)} in subfolders: give their folder)" * bool(deeper)
         raise storage.StorageError(f"{uri}: no images ({', '.join(IMAGE_SUFFIXES)}) below it{hint}")
 
 
 def _write(folder: str, rows: Iterator[dict[str, str]]) -> list[int]:
-    """Rows of schema.IMAGES as parts -> rows of each."""
+    """Write rows of schema.IMAGES as parts -> number of rows of each."""
     written: list[int] = []
     while some := list(islice(rows, PART_ROWS)):
         table = pa.Table.from_pylist(some, schema=schema.IMAGES)
@@ -162,13 +162,13 @@ def _write(folder: str, rows: Iterator[dict[str, str]]) -> list[int]:
 
 
 def _write_list(uri: str, folder: str) -> tuple[list[int], array[int]]:
-    """Rows of each part, and hashes of all ids."""
+    """Write a list as parts -> number of rows of each, and hashes of all ids."""
     hashes = array("Q")
     return _write(folder, _hashed(manifests.read(uri), hashes)), hashes
 
 
 def _list_shards(uri: str, folder: str, files: list[str], each: Each) -> dict[str, Any]:
-    """Every shard is a part."""
+    """Every shard becomes a part."""
     root = storage.absolute(uri) if files != [uri] else uri.rpartition("/")[0]
     index = partial(_index_shard, folder, root)
     found = {row["part"]: row for row in each(index, list(enumerate(files)))}
@@ -191,11 +191,11 @@ def _index_shard(folder: str, root: str, shard: tuple[int, str]) -> dict[str, An
 
 
 def _list_parquet(uri: str, folder: str, files: list[str], each: Each) -> dict[str, Any]:
-    """Every row group of every file is a part, and nothing but its number is written."""
+    """Every row group of every file is a part; only a reference to it is written."""
     data, image_id = manifests.data_column(files[0])
     if not data:
         raise storage.StorageError(
-            f"{files[0]}: no column of images' bytes ({', '.join(manifests.DATA_COLUMNS)})"
+            f"{files[0]}: no column of image bytes ({', '.join(manifests.DATA_COLUMNS)})"
         )
     index = partial(_index_parquet, data, image_id)
     found = {row["file"]: row for row in each(index, list(enumerate(files)))}
@@ -254,7 +254,7 @@ def _hashed(rows: Iterator[dict[str, Any]], hashes: array[int]) -> Iterator[dict
 
 
 def _check_unique(uri: str, hashes: list[np.ndarray[Any, Any]], ids: Iterator[str]) -> None:
-    """Raise StorageError for an id that is there twice; `ids` is only looked at if one may be."""
+    """Raise StorageError for a duplicate id; `ids` is only read if two hashes are equal."""
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     twice = {*values[counts > 1].tolist()}
     if not twice:
@@ -264,8 +264,8 @@ def _check_unique(uri: str, hashes: list[np.ndarray[Any, Any]], ids: Iterator[st
         if _hash(image_id) in twice:
             if image_id in seen:
                 raise storage.StorageError(
-                    f"{uri}: two images have the id {image_id!r}; an id is what an image is known "
-                    "by in the result, so each has to be unique"
+                    f"{uri}: two images have the id {image_id!r}; ids identify images in the "
+                    "result, so they must be unique"
                 )
             seen.add(image_id)
 

@@ -1,4 +1,4 @@
-"""What something was measured with: the processor, and the commit of this project."""
+"""What a result was measured with: the processor, and the commit of this project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def processor() -> str:
-    """Its name, vector instructions and CPUs; GPUs, where there are some."""
+    """Name, vector instructions and number of CPUs; and GPUs, if there are any."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -22,14 +22,14 @@ def processor() -> str:
 
 
 def cpus() -> int:
-    """Those that this process may run on: a container, or taskset, can allow it a part of all."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    """Number of CPUs that this process may use; containers and taskset can restrict it."""
+    if hasattr(os, "sched_getaffinity"):  # not on all platforms
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def commit() -> str:
-    """As `git describe` has it, with "-dirty" where files have changed since."""
+    """The commit as `git describe` prints it, with "-dirty" if files have changed since."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -1,4 +1,4 @@
-"""Lists of images that people keep: text, CSV or Parquet, of URIs, with or without ids."""
+"""Users' lists of images: text, CSV or Parquet files of URIs, with or without ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 1024
 
 
 def data_column(file: str) -> tuple[str, str]:
-    """In a Parquet file, the column of images' bytes and that of ids; "" where there is none."""
+    """Names of the columns of image bytes and of ids in a Parquet file; "" for none."""
     _, schema = inputs.footer(file)
     data = (name for name in DATA_COLUMNS if name in schema.names)
     binary = (name for name in data if "binary" in str(schema.field(name).type))
@@ -30,13 +30,13 @@ def data_column(file: str) -> tuple[str, str]:
 
 
 def read(file: str) -> Iterator[dict[str, str]]:
-    """Rows of schema.IMAGES. An image without an id is known by its URI as the list has it.
+    """Rows of schema.IMAGES. The id of an image without one is its URI as written in the list.
 
-    A path that is not absolute is meant from the list's own folder.
+    Relative paths are relative to the folder of the list.
 
     Raises:
-        storage.StorageError: no column of URIs, an empty URI, or one of an unknown scheme; it is
-            not UTF-8.
+        storage.StorageError: there is no column of URIs, a URI is empty or has an unknown scheme,
+            or the list is not UTF-8.
     """
     try:
         yield from _read(file)
@@ -104,12 +104,12 @@ def _of_parquet(file: str) -> Iterator[dict[str, Any]]:
 
 
 def _columns(file: str, found: list[str]) -> dict[str, str]:
-    """What each of our columns is called in the list; "" where it has none."""
+    """The list's names for our columns; "" for a missing one."""
     uri = _first(URI_COLUMNS, found)
     if not uri:
         raise storage.StorageError(
-            f"{file}: no column {', '.join(URI_COLUMNS)} (found: {', '.join(found) or 'none'}); "
-            "a list of images needs one, or a column of bytes in Parquet "
+            f"{file}: no column {' or '.join(URI_COLUMNS)} (found: {', '.join(found) or 'none'}); "
+            "a list of images needs one, or, in Parquet, a column of bytes "
             f"({', '.join(DATA_COLUMNS)})"
         )
     return {"uri": uri, "image_id": _first(ID_COLUMNS, found), "split": _first(("split",), found)}

@@ -1,4 +1,4 @@
-"""What processes of a cluster have to say, logged by the driver: only its log is a user's."""
+"""Forward log messages from processes of the cluster to the driver, whose log the user sees."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def shown() -> Iterator[Queue]:
-    """A queue of pairs (level, text), logged as they come until the block ends."""
+    """A queue of pairs (level, text), which are logged as they arrive until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Its process may die; those that log would otherwise die of it, hours of work with them.
+    # If the queue's process dies, the workers that log to it must survive.
     lasting = {"max_restarts": -1, "max_task_retries": -1}
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here, **lasting})
     shower = threading.Thread(target=_show, args=(messages,), daemon=True)
@@ -40,13 +40,13 @@ def _show(messages: Queue) -> None:
 def telling(
     log_queue: Queue, prefix: str = "", *, who: str = "", least: int = logging.INFO
 ) -> Iterator[None]:
-    """What is logged in this process goes to a queue too.
+    """Also send what this process logs to a queue.
 
     Args:
-        log_queue: of `shown`.
-        prefix: stands before every text.
-        who: the logger that is listened to, with those below it.
-        least: the level that counts.
+        log_queue: from `shown`.
+        prefix: prepended to every text.
+        who: name of the logger to forward, with its children.
+        least: lowest level to forward.
     """
 
     class ToQueue(logging.Handler):

@@ -1,9 +1,9 @@
-"""S3 clients that notice a silent server soon, and patience with failures that pass.
+"""S3 clients that detect unresponsive servers quickly, and retries for transient failures.
 
-Large jobs meet every failure of S3: 500, 503 SlowDown, connections that are refused, cut, or never
-answered. The client tries each request again at once; `patiently` tries for minutes. What is not
-going to pass (no such key, access denied) is raised as it comes, but for credentials that S3 does
-not take (any more): those fail every request, and are told apart by asking S3.
+Large jobs meet every kind of S3 failure: 500, 503 SlowDown, connections that are refused, cut, or
+never answered. The client retries each request immediately; `patiently` retries for minutes.
+Permanent failures (no such key, access denied) are raised unchanged, except when S3 rejects the
+credentials: then every request fails, which is found out by asking S3.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Result = TypeVar("Result")
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 10.0
-"""A server that sends nothing for so long is taken to have failed."""
+"""A server that sends nothing for this long counts as failed."""
 
 ATTEMPTS = 2
-"""Of the client, at each request."""
+"""The client's attempts per request."""
 
 PATIENCE_SECONDS = 120.0
-"""How long `patiently` goes on. A restart or a fail-over of a storage server takes less."""
+"""How long `patiently` retries. A restart or fail-over of a storage server takes less."""
 
 WAITS_SECONDS = (0.5, 15.0)
-"""The first wait between two tries, and the longest."""
+"""The first and the longest wait between two attempts."""
 
 _ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
@@ -48,7 +48,7 @@ _ENVIRONMENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
-"""What a client depends on."""
+"""Environment variables that a client depends on."""
 
 _AWS_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during")
 
@@ -72,17 +72,17 @@ _REFUSING_STATUS = {"400", "401", "403"}
 _REFUSING_ERRNO = {
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
-        "permission denied; choose another place, or let this user read and write there",
+        "permission denied; use another place, or give this user read and write access",
     ),
     **dict.fromkeys(
         (errno.EDQUOT, errno.ENOSPC),
-        "no space is left there; make some and start the same command again",
+        "no space left there; free some and run the same command again to resume",
     ),
 }
-"""Of disks."""
+"""Permanent errors of disks, and what to do."""
 
 _NO_BUCKET = re.compile(r"^Bucket '[^']*' not found")
-"""How pyarrow tells that it cannot find the region of a bucket."""
+"""pyarrow's message when it cannot find the region of a bucket."""
 
 BAD_CREDENTIALS = {
     "ExpiredToken",
@@ -91,32 +91,32 @@ BAD_CREDENTIALS = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
-"""What S3 says of who asks, whatever was asked for."""
+"""S3's errors about the credentials, whatever was requested."""
 
 ASKED_AGAIN_SECONDS = 60.0
-"""An answer about credentials holds so long: not every image that is denied asks anew."""
+"""How long an answer about credentials is cached, so that not every denied image asks again."""
 
 _PASSING_ERRNO = {
     *(errno.EAGAIN, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH),
     *(errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT),
 }
-"""Of network file systems: a disk does not say these."""
+"""Errors of network file systems; a local disk does not return these."""
 
 _lock = threading.Lock()
 
 
 class StorageOutage(UserError):  # noqa: N818 - a state of the world
-    """Storage fails and goes on failing. Nothing is wrong with the data; the job has to stop."""
+    """Storage keeps failing. Nothing is wrong with the data; the job has to stop."""
 
 
 class CredentialsError(UserError):
-    """S3 does not know who asks, or not any more. Nothing is wrong with the data."""
+    """S3 rejects the credentials. Nothing is wrong with the data."""
 
 
 def filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
-    """The client of a bucket, made once for the settings that the environment has now."""
+    """The client for a bucket, cached for the current settings in the environment."""
     settings = tuple(os.environ.get(name, "") for name in _ENVIRONMENT)
-    with _lock:  # or every thread of a new worker makes one, each with requests of its own
+    with _lock:  # otherwise every thread of a new worker makes one, each with its own requests
         return _client(bucket, settings, CONNECT_SECONDS, SILENCE_SECONDS)
 
 
@@ -131,7 +131,7 @@ def _client(
     return pyarrow.fs.S3FileSystem(
         endpoint_override=host or None,
         scheme=scheme or "https",
-        # A server of one's own has one region, the environment's; AWS redirects to the bucket's.
+        # A self-hosted server has one region, the environment's; on AWS, look up the bucket's.
         region=None if host else pyarrow.fs.resolve_s3_region(bucket),
         connect_timeout=connect,
         request_timeout=silence,
@@ -145,8 +145,8 @@ def is_passing(error: BaseException) -> bool:
         return False
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    # S3's own errors arrive as a plain OSError: its text is all there is. The key comes before
-    # "AWS Error" and may say anything, so the last one counts.
+    # S3's errors arrive as plain OSErrors, which only differ in their text. The key comes before
+    # "AWS Error" and may contain anything, so the last match counts.
     found = _AWS_ERROR.findall(str(error))
     if not found:
         return error.errno in _PASSING_ERRNO
@@ -155,20 +155,20 @@ def is_passing(error: BaseException) -> bool:
 
 
 def refusal(error: OSError) -> str:
-    """What S3 or a disk has against a request, however often it is made, and what to do; or ""."""
+    """Why S3 or a disk permanently refuses a request, and what to do; or ""."""
     code, status = (_AWS_ERROR.findall(str(error)) or [("", "")])[-1]
     if code in _REFUSING_CODES or status in _REFUSING_STATUS:
-        return "access denied; check AWS_REGION, and what the credentials here may do with it"
+        return "access denied; check AWS_REGION and the permissions of the credentials"
     if code == "NO_SUCH_BUCKET" or _NO_BUCKET.search(str(error)):
         return "no such bucket; check its name, AWS_REGION and AWS_ENDPOINT_URL"
     return _REFUSING_ERRNO.get(error.errno or 0, "")
 
 
 def check_credentials(uri: str, error: BaseException) -> None:
-    """Tell a request that was refused for what it asked for from one refused for who asked.
+    """Tell a request that was refused for its object from one refused for its credentials.
 
     Raises:
-        CredentialsError: S3 takes no request of these credentials.
+        CredentialsError: S3 rejects all requests with these credentials.
     """
     found = _AWS_ERROR.findall(str(error))
     if not found or not uri.lower().startswith("s3://"):
@@ -182,15 +182,15 @@ def check_credentials(uri: str, error: BaseException) -> None:
         reason = _refusal(bucket, settings, int(time.monotonic() / ASKED_AGAIN_SECONDS))
     if reason:
         raise CredentialsError(
-            f"s3://{bucket}: S3 does not take the credentials of this environment ({reason}); "
-            "renew them and start the same command again, and it goes on"
+            f"s3://{bucket}: S3 rejects the credentials in this environment ({reason}); "
+            "renew them and run the same command again to resume"
         ) from error
 
 
 @lru_cache(maxsize=32)
 def _refusal(bucket: str, _settings: tuple[str, ...], _now: int) -> str:
-    """What S3 has against the credentials, or "". A HEAD, as files are opened with, never says."""
-    import boto3  # only who is refused waits for it
+    """Why S3 rejects the credentials, or "". A HEAD request, which opens files, does not say."""
+    import boto3  # slow to import, and only needed after a refusal
     import botocore.exceptions
 
     try:
@@ -199,12 +199,12 @@ def _refusal(bucket: str, _settings: tuple[str, ...], _now: int) -> str:
         code = error.response.get("Error", {}).get("Code", "")
         return str(error) if code in BAD_CREDENTIALS else ""
     except botocore.exceptions.BotoCoreError as error:
-        logger.warning("s3://%s: cannot ask about its credentials: %s", bucket, error)
+        logger.warning("s3://%s: cannot check the credentials: %s", bucket, error)
     return ""
 
 
 def waits() -> Iterator[float]:
-    """Seconds to wait before each next try: twice as long each time, and never all at once."""
+    """Seconds to wait before each retry: doubling each time, with jitter."""
     wait, longest = WAITS_SECONDS
     while True:
         yield wait * random.uniform(0.5, 1)
@@ -212,11 +212,11 @@ def waits() -> Iterator[float]:
 
 
 def patiently(uri: str, action: Callable[[], Result]) -> Result:
-    """`action()`, again and again while it fails in passing; it has to bear being repeated.
+    """`action()`, retried while it fails transiently; it must be safe to repeat.
 
     Raises:
-        StorageOutage: it failed for PATIENCE_SECONDS.
-        CredentialsError: S3 does not take the credentials.
+        StorageOutage: it kept failing for PATIENCE_SECONDS.
+        CredentialsError: S3 rejects the credentials.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     for wait in waits():
@@ -229,8 +229,8 @@ def patiently(uri: str, action: Callable[[], Result]) -> Result:
             if time.monotonic() + wait > deadline:
                 raise StorageOutage(
                     f"{uri}: storage has been failing for {PATIENCE_SECONDS:.0f} s ({error}); "
-                    "start the same command again when it works, and it goes on"
+                    "run the same command again to resume when it works"
                 ) from error
-            logger.warning("%s: trying again in %.1f s: %s", uri, wait, error)
+            logger.warning("%s: retrying in %.1f s: %s", uri, wait, error)
             time.sleep(wait)
     raise AssertionError("waits() never ends")

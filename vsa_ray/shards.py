@@ -1,4 +1,4 @@
-"""Images in tar files, as WebDataset has them: where each lies. Only headers are read for that.
+"""Locate images in tar files, as used by WebDataset, by reading only headers.
 
 images/reading.py reads the images themselves, those of a batch with one ranged read.
 """
@@ -22,21 +22,21 @@ MEMBERS = pa.schema(
         *(images.SOURCES.field(name) for name in ("container", "offset", "size")),
     ]
 )
-"""Images that lie in tar files, a row each."""
+"""One row per image in a tar file."""
 
 HEADER_BYTES = 32 * 1024
-"""Read at once to find a header: small members' texts and headers come along."""
+"""Bytes read at once to find headers; this includes small members such as texts."""
 
 END_BYTES = 2**20
-"""Looked at behind the last member: the end of a tar file is zeros, some kilobytes mostly."""
+"""Bytes checked after the last member: a tar file ends in zeros, usually some kilobytes."""
 
 
 def members(uri: str, shard: str) -> Iterator[dict[str, Any]]:
     """The images of a tar file as rows of MEMBERS; image_id is SHARD/MEMBER without its extension.
 
     Raises:
-        storage.StorageError: it is no tar file, a compressed one, or one that is damaged, cut off,
-            or followed by another.
+        storage.StorageError: it is not a tar file, or is compressed, damaged, truncated, or
+            followed by another one.
     """
     filesystem, path = storage.resolve(uri)
     try:
@@ -46,8 +46,8 @@ def members(uri: str, shard: str) -> Iterator[dict[str, Any]]:
             tarfile.open(fileobj=buffered, mode="r:") as tar,
         ):
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
-                # Of a name that is not UTF-8, its odd bytes as \x..; it is read by its place.
+                tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                # Invalid bytes of a name are escaped as \x..; the image is read by its offset.
                 name = os.fsencode(member.name).decode(errors="backslashreplace")
                 stem, dot, _ = name.rpartition(".")
                 base = name.rpartition("/")[2]
@@ -66,29 +66,28 @@ def members(uri: str, shard: str) -> Iterator[dict[str, Any]]:
             _check_end(uri, file, tar.offset)
     except tarfile.TarError as error:
         raise storage.StorageError(
-            f"{uri}: not a tar file that can be read in parts ({error}); it has to be plain, "
-            "whole, and not compressed"
+            f"{uri}: not a tar file that can be read in parts ({error}); it must be complete and "
+            "not compressed"
         ) from error
 
 
 def _check_end(uri: str, file: pa.NativeFile, offset: int) -> None:
-    """Python's tarfile takes whatever is no header for the end, and the rest would be missing."""
+    """Python's tarfile treats anything that is not a header as the end, and ignores the rest."""
     rest = file.read_at(min(file.size() - offset, END_BYTES), offset)
     if len(rest) < 2 * tarfile.BLOCKSIZE:
         raise storage.StorageError(
-            f"{uri}: cut off at byte {file.size()}, without the end that a tar file has; write it "
-            "again"
+            f"{uri}: cut off at byte {file.size()}, without a tar file's end marker; write it again"
         )
     if rest.strip(b"\0"):
         at = offset + len(rest) - len(rest.lstrip(b"\0"))
         raise storage.StorageError(
-            f"{uri}: after byte {offset} comes neither an image nor nothing (byte {at}): damaged, "
-            "or several tar files in one; write it again, or as files of their own"
+            f"{uri}: after byte {offset} comes something that is not a tar header (byte {at}): "
+            "damaged, or several tar files in one; write it again, or as separate files"
         )
 
 
 class _Seekable(io.RawIOBase):
-    """An Arrow file as Python's io has it, so that it can be buffered."""
+    """An Arrow file as a Python raw stream, so that it can be buffered."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file

@@ -1,7 +1,7 @@
-"""Which rows of an input are done, told by the names of files alone.
+"""Find out which rows of an input are done from the names of output files alone.
 
-An input is cut into parts of known numbers of rows; a file of an output is made from some rows of
-one part, which its name says. No id has to be read or remembered to go on after a kill.
+An input is cut into parts with known numbers of rows; each output file is made from some rows of
+one part and named after them. No ids have to be read or stored to resume after a kill.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Span(NamedTuple):
 
 
 def span_of(file: str) -> Span | None:
-    """What a file of a table was made from, by its name; None if its name does not say."""
+    """The rows a file was made from, by its name; None if it has another kind of name."""
     found = _NAME.fullmatch(file.rpartition("/")[2])
     return Span(*map(int, found.groups()[:3])) if found else None
 
 
 def disjoint(spans: Iterable[Span]) -> list[Span]:
-    """Of the spans those that hold the most rows without overlapping, in order."""
+    """The subset of spans without overlaps that has the most rows, in order."""
     by_part: dict[int, list[Span]] = defaultdict(list)
     for span in spans:
         by_part[span.part].append(span)
@@ -49,7 +49,7 @@ def _disjoint(spans: list[Span]) -> list[Span]:
     """The same for one part: weighted interval scheduling."""
     spans.sort(key=lambda span: (span.stop, span.first))
     stops = [span.stop for span in spans]
-    rows, before = [0], []  # the most rows in the first 0, 1, 2, ... spans; how many fit before one
+    rows, before = [0], []  # most rows in the first 0, 1, 2, ... spans; spans that end before each
     for i, span in enumerate(spans):
         before.append(bisect_right(stops, span.first, 0, i))
         rows.append(max(rows[i], rows[before[i]] + span.rows))
@@ -64,7 +64,7 @@ def _disjoint(spans: list[Span]) -> list[Span]:
 
 
 def pending(done: Iterable[Span], parts: Sequence[int]) -> dict[int, list[Span]]:
-    """What is left of each part of the input that has something left.
+    """The missing rows of each part of the input that is not complete.
 
     Args:
         done: spans that do not overlap, in order.

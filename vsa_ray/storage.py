@@ -1,18 +1,17 @@
-"""Any URI to a file system, and writes that are there completely or not at all.
+"""File systems for any URI, and atomic writes.
 
-A URI is a local path, `file:///path`, or `s3://bucket/key`. Credentials, region and endpoint of S3
-come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-AWS_ENDPOINT_URL, an instance role, ...), as for every AWS tool; a URI that carries them, as
-s3://key:secret@bucket or in a query, is refused, since URIs end up in logs. Beside that a key is
-taken as it is, with ?, #, % and spaces in it; so is a local path, but `file://` is percent-decoded.
+A URI is a local path, `file:///path`, or `s3://bucket/key`. S3 credentials, region and endpoint
+come only from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+AWS_ENDPOINT_URL, an instance role, ...), as for every AWS tool. URIs that contain them, as
+s3://key:secret@bucket or in a query, are refused, since URIs end up in logs. Apart from that, keys
+are taken literally, including ?, #, % and spaces; so are local paths, but `file://` is decoded.
 
-Failures of S3 that pass are waited for (s3.py): reading, listing and writing here bear minutes of
-them.
+Transient S3 failures are retried (s3.py): reading, listing and writing survive minutes of them.
 
-A stage's output is a directory. Its data files are written first, each under its final name in one
-atomic step; `commit` then writes `_SUCCESS`, a small JSON file that says what was made and from
-what. Readers trust a directory only with that file in it. Names that start with `_` are not data,
-for us as for every other Parquet reader.
+A stage's output is a directory. Its data files are written first, each atomically under its final
+name; `commit` then writes `_SUCCESS`, a small JSON file that says what was made from what. Readers
+trust a directory only if it contains that file. Files whose names start with `_` are not data, as
+for every other Parquet reader.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from vsa_ray.errors import UserError
 
 SUCCESS = "_SUCCESS"
 
-PARTIAL = ".partial"  # ends the name of a local file that was not written to its end
+PARTIAL = ".partial"  # suffix of a local file that is not completely written
 
 BLOCK_ROWS = 256
-"""Rows that `read_blocks` gives at once."""
+"""Rows per block of `read_blocks`."""
 
 Result = TypeVar("Result")
 
@@ -51,18 +50,18 @@ _SECRETS = re.compile(
     r"|awsaccesskeyid|x-amz-credential|x-amz-signature|x-amz-security-token)=",
     re.IGNORECASE,
 )
-"""Of pyarrow's URIs, and of signed ones."""
+"""Query parameters of pyarrow's URIs, and of signed ones."""
 
 
 class StorageError(UserError):
-    """A URI that does not work, with what to do about it."""
+    """A URI that does not work; the message says what to do about it."""
 
 
 def resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The file system of a URI, and the path on it (for S3: "bucket/key").
 
     Raises:
-        StorageError: an unknown scheme, no such path, or a URI that carries credentials.
+        StorageError: unknown scheme, invalid path, or a URI that contains credentials.
     """
     found = _SCHEME.match(uri)
     scheme = found[1].lower() if found else ""
@@ -81,10 +80,10 @@ def resolve(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 def _check_s3(rest: str) -> None:
-    """Refuse "bucket/key" where it holds what must not be in logs; does not repeat it."""
+    """Refuse "bucket/key" if it contains secrets, without repeating them in the message."""
     rest, _, query = rest.partition("?")
     bucket = rest.partition("/")[0]
-    # A secret may hold a slash: then what looks like a bucket is the id of a key, and its colon.
+    # A secret may contain a slash: then what looks like a bucket is "key:" and part of the secret.
     if "@" in bucket or ":" in bucket or _SECRETS.search(query):
         place = rest.rpartition("@")[2] if ":" not in rest or "@" in rest else "..."
         raise StorageError(
@@ -92,20 +91,20 @@ def _check_s3(rest: str) -> None:
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
         )
     if not _BUCKET.fullmatch(bucket):
-        raise StorageError(f"s3://{rest}: {bucket!r} is no name of a bucket; use s3://bucket/key")
+        raise StorageError(f"s3://{rest}: {bucket!r} is not a bucket name; use s3://bucket/key")
 
 
 def check_secrets(uri: str) -> None:
-    """Raise StorageError where a URI carries credentials; asks nobody."""
+    """Raise StorageError if a URI contains credentials; makes no request."""
     if uri.lower().startswith("s3://"):
         _check_s3(uri[len("s3://") :])
 
 
 def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Result:
-    """`action(filesystem, path)`, patiently: see s3.py.
+    """`action(filesystem, path)` with retries, see s3.py.
 
-    Raises StorageError where a file is in the place of a directory, or S3 or the disk refuses;
-    StorageOutage where storage fails and goes on failing.
+    Raises StorageError if a file is in the place of a directory, or S3 or the disk refuses the
+    request, and StorageOutage if storage keeps failing.
     """
     try:
         return s3.patiently(uri, lambda: action(*resolve(uri)))
@@ -118,18 +117,18 @@ def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Res
 
 
 def absolute(uri: str) -> str:
-    """The URI as every process of a cluster understands it: local paths made absolute."""
+    """The URI in a form that is independent of the working directory."""
     filesystem, path = resolve(uri)
     return f"s3://{path}" if isinstance(filesystem, pyarrow.fs.S3FileSystem) else path
 
 
 def is_local(uri: str) -> bool:
-    """Whether it is a path, which may mean another place on each machine."""
+    """Whether it is a local path, which may mean a different place on each machine."""
     return isinstance(resolve(uri)[0], pyarrow.fs.LocalFileSystem)
 
 
 def join(uri: str, *names: str) -> str:
-    """The URI of something below a directory."""
+    """The URI of a path below a directory."""
     return "/".join([uri.rstrip("/"), *names])
 
 
@@ -146,7 +145,7 @@ def _type(uri: str) -> pyarrow.fs.FileType:
 
 
 def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
-    """URIs of the files in a directory, in order of their names; empty where it is missing."""
+    """URIs of the files in a directory, ordered by name; empty if it does not exist."""
 
     def listed(filesystem: pyarrow.fs.FileSystem, path: str) -> list[pyarrow.fs.FileInfo]:
         selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=recursive)
@@ -157,7 +156,7 @@ def list_files(uri: str, *, recursive: bool = False) -> Iterator[str]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises FileNotFoundError or OSError as the file system does."""
+    """Read a file. Raises FileNotFoundError or OSError as the file system does."""
 
     def read(filesystem: pyarrow.fs.FileSystem, path: str) -> bytes:
         with filesystem.open_input_stream(path) as stream:
@@ -168,7 +167,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """Raises StorageError where it is not UTF-8."""
+    """Read a text file. Raises StorageError if it is not UTF-8."""
     try:
         return read_bytes(uri).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -176,13 +175,13 @@ def read_text(uri: str) -> str:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file in one atomic step: a reader sees the old one or the new one, never a part."""
+    """Write a file atomically: a reader sees the old one or the new one, never a part."""
 
     def write(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
         if not isinstance(filesystem, pyarrow.fs.S3FileSystem):
             _write_local(Path(path), data)
             return
-        with filesystem.open_output_stream(path) as stream:  # an upload shows when it is complete
+        with filesystem.open_output_stream(path) as stream:  # uploads only appear when complete
             stream.write(data)
 
     _on(uri, write)
@@ -206,7 +205,7 @@ def write_json(uri: str, value: object) -> None:
 
 
 def read_json(uri: str) -> Any:
-    """Raises StorageError where the file is not JSON."""
+    """Read a JSON file. Raises StorageError if it is not JSON."""
     data = read_bytes(uri)
     try:
         return json.loads(data)
@@ -215,7 +214,7 @@ def read_json(uri: str) -> Any:
 
 
 def delete(uri: str) -> None:
-    """Remove a file, or a directory and all below it; no error where there is none."""
+    """Delete a file, or a directory and everything below it; no error if it does not exist."""
 
     def remove(filesystem: pyarrow.fs.FileSystem, path: str) -> None:
         match filesystem.get_file_info(path).type:
@@ -228,7 +227,7 @@ def delete(uri: str) -> None:
 
 
 def write_table(uri: str, table: pa.Table) -> None:
-    """A small table as a committed directory of one Parquet file."""
+    """Write a small table as a directory with one Parquet file; does not commit it."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_bytes(join(uri, "part-00000.parquet"), sink.getvalue().to_pybytes())
@@ -237,10 +236,10 @@ def write_table(uri: str, table: pa.Table) -> None:
 def read_table(
     uri: str, schema: pa.Schema, *, columns: list[str] | None = None, split: str | None = None
 ) -> pa.Table:
-    """A table of ours, into memory; optionally some columns, or one split of the corpus.
+    """Read a table into memory; optionally only some columns, or one split.
 
     Raises:
-        StorageError: nothing is there, or a column of `schema` is missing.
+        StorageError: there is no such table, or a column of `schema` is missing.
     """
     dataset, where = _dataset(uri, schema, split)
     return s3.patiently(
@@ -251,14 +250,14 @@ def read_table(
 def read_blocks(
     uri: str, schema: pa.Schema, *, columns: list[str], split: str | None = None
 ) -> Iterator[pa.Table]:
-    """A table or one split of it, a block of rows at a time: for what memory may not hold.
+    """Read a table, or one split of it, in blocks of rows: for tables that may exceed memory.
 
     Raises:
-        StorageError: nothing is there, or a column of `schema` is missing.
+        StorageError: there is no such table, or a column of `schema` is missing.
     """
     dataset, where = _dataset(uri, schema, split)
     options = {"columns": columns, "filter": where, "schema": dataset.schema}
-    for fragment in dataset.get_fragments():  # a file; one is small, and can be read again
+    for fragment in dataset.get_fragments():  # a file: small, and a failed read can be repeated
         rows = s3.patiently(uri, partial(fragment.to_table, **options))
         yield from (
             pa.Table.from_batches([batch]) for batch in rows.to_batches(BLOCK_ROWS) if len(batch)
@@ -287,12 +286,12 @@ def _dataset(uri: str, schema: pa.Schema, split: str | None) -> tuple[Any, Any]:
 
 
 def commit(uri: str, description: dict[str, Any]) -> None:
-    """Mark a directory as complete. `description` tells what made it; see `committed`."""
+    """Mark a directory as complete. `description` says how it was made; see `committed`."""
     write_json(join(uri, SUCCESS), description)
 
 
 def committed(uri: str) -> dict[str, Any] | None:
-    """What `commit` wrote, or None where the directory is not complete, or Spark's."""
+    """What `commit` wrote, or None if the directory is not complete, or was written by Spark."""
     try:
         description = json.loads(read_bytes(join(uri, SUCCESS)))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""A file of a table: rows to bytes, and what a file says that it holds."""
+"""The files of a table: encoding, and what a file holds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Written:
 
 
 def encode(table: pa.Table, format: Format) -> tuple[bytes, Written]:
-    """The bytes of a file, and what is in it."""
+    """The bytes of a file, and what it holds."""
     written = Written(len(table), _by_status(table))
     return (_as_parquet(table, written) if format == "parquet" else _as_lines(table)), written
 
 
 def look(file: str, format: Format) -> Written:
-    """What a file holds: of Parquet its footer is read, of JSON lines all of it."""
+    """What a file holds: for Parquet only the footer is read, for JSON lines the whole file."""
     if format == "jsonl":
         lines = storage.read_bytes(file).splitlines()
         return Written(len(lines), dict(Counter(json.loads(line)["status"] for line in lines)))
@@ -53,8 +53,8 @@ def _as_parquet(table: pa.Table, written: Written) -> bytes:
     sink = pa.BufferOutputStream()
     counts = {b"by_status": json.dumps(written.by_status).encode()}
     table = table.replace_schema_metadata(counts)
-    # A dictionary of numbers that hardly repeat is built for nothing, and features are read twice
-    # as fast without; what does repeat, zstd finds.
+    # Numbers hardly repeat, so dictionaries are useless, and features are read twice as fast
+    # without; zstd finds what does repeat.
     pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     data: bytes = sink.getvalue().to_pybytes()
     return data

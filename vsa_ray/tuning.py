@@ -1,7 +1,7 @@
-"""Search for settings of the alignment, a Ray Train run a trial. The only door to `ray.tune`.
+"""Search for settings of the alignment, with a Ray Train run per trial. Only this uses `ray.tune`.
 
 Optuna proposes margin, embedding size and learning rate; ASHA stops trials that fall behind. In
-MLflow the search is one run with a run below it for every trial.
+MLflow the search is one run with a nested run per trial.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from vsa_ray.errors import mistake_behind
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "_tune"
-"""Ray's own state of a search, below its output: what it is resumed from."""
+"""Ray's state of a search below its output, from which it is resumed."""
 
 SEARCHED = ("margin", "embed_dim", "learning_rate")
 
 Settings = dict[str, Any]
-"""A proposal: what is chosen of SEARCHED."""
+"""A proposal: values for some of SEARCHED."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     trials: int = 8
-    """How many combinations of settings are tried, each by a training."""
+    """Number of combinations of settings to try, each in a training of its own."""
 
     concurrent_trials: int = 1
-    """Trainings that run at the same time, each with training.num_workers processes."""
+    """Trainings that run concurrently, each with training.num_workers processes."""
 
     margin: tuple[float, float] = (0.05, 2.0)
-    """Lowest and highest alignment.margin that is tried, on a logarithmic scale. Not used with the
-    softmax loss, which has no margin."""
+    """Lowest and highest alignment.margin to try, on a logarithmic scale. Not used with the softmax
+    loss, which has no margin."""
 
     embed_dim: tuple[int, ...] = (256, 512, 1000)
-    """The values of alignment.embed_dim that are tried."""
+    """Values of alignment.embed_dim to try."""
 
     learning_rate: tuple[float, float] = (1e-4, 1e-2)
-    """Lowest and highest training.learning_rate that is tried, on a logarithmic scale."""
+    """Lowest and highest training.learning_rate to try, on a logarithmic scale."""
 
     grace_epochs: int = 3
-    """Epochs that every trial may train before it can be stopped for being worse than others. It is
-    judged only after epochs that are measured, see training.measure_every."""
+    """Epochs before a trial can be stopped for being worse than others. Trials are only compared
+    after evaluated epochs, see training.measure_every."""
 
     seed: int = 0
-    """Decides which combinations are proposed."""
+    """Seed of the proposals."""
 
     def __post_init__(self) -> None:
         for name in ("trials", "concurrent_trials", "grace_epochs"):
@@ -75,12 +75,12 @@ class SearchConfig:
 
 
 class SearchError(RuntimeError):
-    """No trial of a search came to a score."""
+    """No trial of a search produced a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A proposal that was tried, and its best epoch."""
+    """A proposal that was tried, its best score, and how long it trained."""
 
     settings: Settings
     score: float
@@ -96,27 +96,27 @@ def search(
     score: str,
     epochs: int,
 ) -> list[Trial]:
-    """Try proposals -> trials, the best first. A search that was killed goes on.
+    """Try proposals -> trials, best first. A search that was killed is resumed.
 
     Args:
-        trial: trains with a proposal, and hands the callbacks on to the training; returns the
-            metrics of the best epoch.
+        trial: trains with a proposal, passing the callbacks to the training; returns the metrics of
+            the best epoch.
         searched: which of SEARCHED are proposed.
-        score: the metric that says how good an epoch was; higher is better.
-        epochs: how many a trial runs if it is not stopped.
+        score: the metric to maximise.
+        epochs: length of a trial that is not stopped early.
 
     Raises:
-        SearchError: all trials failed; its cause is the first one's.
-        KeyboardInterrupt: at Ctrl-C.
+        SearchError: all trials failed; its cause is the first one's error.
+        KeyboardInterrupt: on Ctrl-C.
     """
-    # Or Tune would take Ctrl-C for itself, and return the trials so far as if they were all.
+    # Otherwise Tune would handle Ctrl-C, and return the trials so far as if they were all.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     filesystem, path = storage.resolve(out)
     experiment = f"{path}/{EXPERIMENT}"
 
     def run(settings: Settings) -> dict[str, float]:
-        # Tune hears of the best epoch once more at the end: it may have been killed after the last
-        # one, before it had written down what it heard, and then there is none left to train.
+        # Returning the best epoch reports it once more: Tune may have been killed after the last
+        # epoch, before it saved that report, and then no epoch is left to train and report.
         return trial(settings, [TuneReportCallback()])  # type: ignore[no-untyped-call]
 
     # The trial itself only waits for its workers, which ask for their own resources.
@@ -139,7 +139,7 @@ def search(
                     time_attr="epoch",
                     max_t=epochs,
                     grace_period=config.grace_epochs,
-                    stop_last_trials=False,  # what has been trained is still to be kept
+                    stop_last_trials=False,  # a finished trial still has to commit its model
                 ),
             ),
             run_config=ray.tune.RunConfig(
@@ -147,7 +147,7 @@ def search(
                 storage_path=path,
                 storage_filesystem=filesystem,
                 callbacks=[_Told(config.trials, score)],
-                verbose=0,  # tables of every change; see _Told
+                verbose=0,  # no tables at every change; see _Told
             ),
         )
     return _ranked(tuner.fit(), score)
@@ -160,7 +160,7 @@ def _range(config: SearchConfig, name: str) -> Any:
 
 
 class _Told(ray.tune.Callback):
-    """Logs a line when a trial begins, and one when it ends."""
+    """Logs a line when a trial starts, and one when it ends."""
 
     def __init__(self, trials: int, score: str) -> None:
         self.trials = trials
@@ -190,7 +190,7 @@ def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
     for result in (results[i] for i in range(len(results))):
         history = result.metrics_dataframe
         if result.config is not None and history is not None and score in history:
-            # Not its rows: after a restart an epoch may be there twice.
+            # Not the number of rows: after a restart an epoch may occur twice.
             epochs = int(history["epoch"].max())
             trials.append(Trial(result.config, float(history[score].max()), epochs))
     errors: list[Exception] = results.errors
@@ -205,6 +205,6 @@ def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what Ray tells of an error on a worker: the rest is its traceback."""
+    """The last line of a worker's error as Ray reports it; the rest is a traceback."""
     lines = [line.strip() for line in str(mistake_behind(error) or error).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)

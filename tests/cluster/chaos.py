@@ -42,7 +42,7 @@ HANGS_SECONDS = 170.0
 START_SECONDS = 5.0
 """A driver writes nothing so soon: what is new are files of the one before, whose workers die."""
 
-GIVING_UP = ("start the same command again", "start again later", "start the job again")
+GIVING_UP = ("run the same command again", "try again later")
 """Of these a job says one where it ends for no fault of its own, or of its input."""
 
 Strike = Callable[[], bool]

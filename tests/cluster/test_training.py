@@ -69,7 +69,7 @@ class StartedAgain(UserCallback):
 def test_only_the_last_start_of_a_training_writes(toy: Path) -> None:
     job = replace(alignment_job(toy, epochs=4), out=str(toy / "twice"))
     again = StartedAgain(Output(uri=job.out, made_from={}))
-    with pytest.raises(UserError, match="the same command was started once more"):
+    with pytest.raises(UserError, match="the same command was started again"):
         train_alignment.main(job, beside=Beside(callbacks=[again]))
     assert storage.committed(job.out) is None
     train_alignment.main(replace(job, resume=True))

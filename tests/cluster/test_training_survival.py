@@ -172,7 +172,7 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_told_to(
     expected = weights(str(toy / "straight"))
 
     kill_driver(job(toy, "killed"), toy)
-    with pytest.raises(OutputError, match=r"killed was begun, \d+ of 25 epochs are done; --resume"):
+    with pytest.raises(OutputError, match=r"killed was begun, \d+ of 25 epochs are done; resume"):
         train_alignment.main(job(toy, "killed"))
     for checkpoint in (toy / "killed" / "_train" / "run").iterdir():
         if checkpoint.is_dir():
@@ -180,7 +180,7 @@ def test_a_driver_that_is_killed_goes_on_when_it_is_told_to(
     plant(toy / "killed" / "_train" / "run", toy / "unpickled")
     with caplog.at_level(logging.INFO):
         train_alignment.main(job(toy, "killed", resume=True))
-    assert any(text.startswith("going on with epoch") for text in caplog.messages)
+    assert any(text.startswith("resuming at epoch") for text in caplog.messages)
     assert not (toy / "unpickled").exists()
     assert_equal(weights(str(toy / "killed")), expected, SAME)
 

@@ -433,7 +433,7 @@ def test_snippets_are_as_the_runs_but_for_what_is_given() -> None:
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("train_alignment", ("--training.batch-size", "1"), "at least 2 images a worker"),
+        ("train_alignment", ("--training.batch-size", "1"), "at least 2 images per worker"),
         ("train_alignment", ("--training.optimizer", "adagrad"), "invalid choice 'adagrad'"),
         ("train_mrnn", ("--captioner.dropout", "1"), r"dropout must be in [0, 1), got 1.0"),
         ("tune", ("--search.margin", "2", "1"), "margin must be two numbers, 0 < low < high"),

@@ -76,9 +76,9 @@ def test_only_the_last_start_of_a_job_writes(tmp_path: Path) -> None:
     first = output(tmp_path).take_turn()
     first.write(Span(0, 0, 2), rows("a", "b"))
     second = output(tmp_path).take_turn()
-    with pytest.raises(OutputError, match="was started once more"):
+    with pytest.raises(OutputError, match="was started again"):
         first.write(Span(0, 2, 4), rows("c", "d"))
-    with pytest.raises(OutputError, match="was started once more"):
+    with pytest.raises(OutputError, match="was started again"):
         first.finish([2])
     second.write(Span(0, 2, 3), rows("c"))
     half = Path(second.uri, f"_part-000000-00003-00004.parquet.0{storage.PARTIAL}")
@@ -106,7 +106,7 @@ def test_files_of_another_version_are_refused(tmp_path: Path, name: str) -> None
     out = output(tmp_path)
     out.begin()
     storage.write_bytes(storage.join(out.uri, name), b"")
-    with pytest.raises(OutputError, match="not of this job, or of another version of it"):
+    with pytest.raises(OutputError, match="not written by this job, or by another version"):
         out.done()
 
 
@@ -119,7 +119,7 @@ def test_too_many_errors(tmp_path: Path, rate: float, fails: bool) -> None:
     if not fails:
         assert out.finish([4]).rows == 4
         return
-    message = r"2 of 4 images failed \(1 missing, 1 empty\), over --max-error-rate 0.49"
+    message = r"2 of 4 images failed \(1 missing, 1 empty\), more than --max-error-rate 0.49"
     with pytest.raises(OutputError, match=message):
         out.finish([4])
     assert storage.committed(out.uri) is None
@@ -163,7 +163,7 @@ def test_a_directory_that_spark_has_finished_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spans", "table", "message"),
     [
-        ([Span(0, 0, 1)], rows("a"), "1 of 2 rows of the input are not done; start the job again"),
+        ([Span(0, 0, 1)], rows("a"), "1 of 2 rows of the input are not done; run the same command"),
         ([Span(1, 0, 2)], rows("a", "b"), "2 of 2 rows of the input are not done"),
         ([Span(0, 0, 2), Span(0, 2, 3)], None, "0 of 2 rows"),
         ([Span(0, 0, 2)], rows("a"), r"00002.parquet holds 1 rows instead of 2; delete it"),

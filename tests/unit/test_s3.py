@@ -160,7 +160,7 @@ def test_bad_credentials_stop_the_job(
     fault: Fault, code: str, flaky: FlakyS3, pictures: list[str]
 ) -> None:
     flaky.plan = always(fault)
-    with pytest.raises(s3.CredentialsError, match=rf"does not take the credentials.*{code}"):
+    with pytest.raises(s3.CredentialsError, match=rf"rejects the credentials.*{code}"):
         statuses(pictures)
     for action in (storage.exists, storage.read_bytes, lambda uri: storage.write_bytes(uri, b"")):
         with pytest.raises(s3.CredentialsError, match="renew them"):

@@ -106,8 +106,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (errno.ENOSPC, "file: no space is left there; make some and start the same command again"),
-        (errno.EACCES, "file: permission denied; choose another place"),
+        (errno.ENOSPC, "file: no space left there; free some and run the same command again"),
+        (errno.EACCES, "file: permission denied; use another place"),
     ],
 )
 def test_a_disk_that_takes_nothing(
@@ -205,7 +205,7 @@ def test_file_uris_are_percent_decoded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://-/a", "s3://a b/c"])
 def test_what_is_no_bucket(uri: str) -> None:
-    with pytest.raises(storage.StorageError, match="is no name of a bucket"):
+    with pytest.raises(storage.StorageError, match="is not a bucket name"):
         storage.resolve(uri)
 
 

@@ -35,7 +35,7 @@ def test_the_rate_rises_over_the_first_steps() -> None:
         ({"weight_decay": float("nan")}, "weight_decay must be >= 0, got nan"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"min_workers": 3, "num_workers": 2}, r"between 0 and num_workers \(2\), got 3"),
-        ({"num_workers": 3, "batch_size": 5}, "at least 2 images a worker, got 5 for 3"),
+        ({"num_workers": 3, "batch_size": 5}, "at least 2 images per worker, got 5 for 3"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, float], message: str) -> None:

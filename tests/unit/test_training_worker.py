@@ -194,7 +194,7 @@ def test_a_notice_writes_a_checkpoint_at_once(
     assert_equal(train(task, images, place), expected)
     at = [(progress.epoch, progress.step) for progress, _ in place.saved]
     assert at == [(1, 0), (1, 1), (2, 0), (3, 0)]
-    assert "warning: told that a worker will end: writing a checkpoint" in place.shown
+    assert "warning: a worker is about to end: writing a checkpoint" in place.shown
 
 
 def test_a_node_that_drains_is_heard_of_once(
@@ -243,8 +243,8 @@ def test_a_model_that_collapsed_is_told_of_once(
     Worker(replace(task, config=config), CONFIG, run, place, images).train()
     warnings = [text for text in place.shown if text.startswith("warning")]
     assert warnings == [
-        "warning: the model has collapsed: the loss of epoch 3 is 2e+06, where a model that tells "
-        "nothing apart has 2e+06; try a lower training.learning_rate (it is 0.01), "
+        "warning: the model has collapsed: the loss of epoch 3 is 2e+06, and that of a model that "
+        "scores all pairs alike is 2e+06; try a lower training.learning_rate (it is 0.01), "
         "training.warmup_steps 60, alignment.score cosine, alignment.loss softmax; in a pipeline, "
         "training is called alignment_training or captioner_training"
     ]
@@ -291,7 +291,7 @@ def test_progress_within_an_epoch(
 def test_the_checkpoint_of_another_training(task: Stopping, images: Blocks, tmp_path: Path) -> None:
     place = Place(tmp_path / "run")
     train(task, images, place)
-    with pytest.raises(StorageError, match=r"of another training: Progress\(epoch=3"):
+    with pytest.raises(StorageError, match=r"to another training: Progress\(epoch=3"):
         train(task, images, place, replace(CONFIG, epochs=2))
     other = replace(task, config=replace(task.config, embed_dim=9))
     with pytest.raises(StorageError, match=r"region_layer.*shape \(8,\).*shape \(9,\)"):

@@ -158,7 +158,7 @@ def test_other_settings_are_refused(job: tune.JobConfig) -> None:
         replace(job, search=SearchConfig(trials=9)),
         replace(job, training=replace(job.training, epochs=3)),
     ]:
-        with pytest.raises(OutputError, match=r"begun with another .*; choose another --out"):
+        with pytest.raises(OutputError, match=r"begun with another .*; use another --out"):
             tune.main(other)
 
 

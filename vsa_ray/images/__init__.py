@@ -1,8 +1,8 @@
-"""Rows of URIs or bytes to decoded images; the broken ones stay, marked with a reason.
+"""Decode images from rows of URIs or bytes; broken ones are kept as rows with a reason.
 
-A corpus of millions always holds some images that are missing, cut short, or no image at all. None
-of them stops a job: `LoadImages` turns every row into pixels or into a status and an error, and the
-stages after it pass such rows on. Only storage that fails altogether stops it (StorageOutage).
+A corpus of millions always contains some files that are missing, truncated, or not images. None of
+them stops a job: `LoadImages` turns every row into pixels or into a status and an error, and later
+stages pass failed rows through. Only complete storage failure stops it (StorageOutage).
 """
 
 from vsa_ray.images.decoding import FORMATS, PILLOW_LIMIT, Pixels, decode

@@ -1,13 +1,13 @@
-"""A file's bytes to pixels: eight bits of red, green and blue, upright, on white.
+"""Decode a file's bytes to pixels: 8-bit RGB, upright, on a white background.
 
-What is done with what a picture may be:
+How special cases are handled:
 
-    grey of 16 or 32 bits, floats     scaled to 8 bits, see `_grey`; never clipped to white
-    palette, alpha, 1 bit             as seen on white
+    16 or 32 bit grey, floats         scaled to 8 bits, see `_grey`; never clipped to white
+    palette, alpha, 1 bit             composited on white
     CMYK                              Pillow's plain conversion
     animation, several pages          the first frame
-    EXIF orientation                  undone; a broken EXIF counts as none
-    colour profile                    not applied: networks were trained on files taken as sRGB
+    EXIF orientation                  applied; broken EXIF counts as none
+    colour profile                    ignored: networks were trained on files treated as sRGB
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-"""What is decoded. Pillow knows more, some of it risky on strangers' files (EPS runs a program)."""
+"""Formats to decode. Pillow knows more, some unsafe for untrusted files (EPS runs a program)."""
 
 PILLOW_LIMIT = 2 * 89_478_485
-"""Pixels of an image that Pillow itself refuses."""
+"""Number of pixels above which Pillow itself refuses an image."""
 
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error),
     *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, TypeError),
 )
-"""What Pillow's decoders raise on damaged files: found by damaging files of every format, and, in
-the second line, what their code does not guard against."""
+"""What Pillow's decoders raise on damaged files: found by corrupting files of every format, and, on
+the second line, by reading what their code does not guard against."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,28 +48,28 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to what undoes it."""
+"""EXIF orientation -> the operation that makes the picture upright."""
 
 _SWAPPING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-"""Those that make a picture's width its height."""
+"""The operations that swap width and height."""
 
 _FULL_SCALE = (1.0, 255.0, 65535.0)
-"""What stands for white in pictures of floats: the smallest that holds all of a picture's."""
+"""Possible white levels of float pictures: the smallest that is not below the picture's maximum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a file holds."""
+    """A decoded image."""
 
     pixels: Pixels
     width: int
-    """Of the upright picture in the file. `pixels` may be smaller, never larger."""
+    """Width of the upright picture in the file. `pixels` may be smaller, never larger."""
 
     height: int
 
 
 def decode(data: bytes, *, max_pixels: int) -> Pixels:
-    """All the pixels of an image file.
+    """Decode an image file at full size.
 
     Raises:
         ImageError: as `decode_within`.
@@ -78,7 +78,7 @@ def decode(data: bytes, *, max_pixels: int) -> Pixels:
 
 
 def decode_within(data: bytes, *, max_pixels: int, max_side: int) -> Picture:
-    """An image file's picture, its pixels shrunk to `max_side` where a side of it is longer.
+    """Decode an image file, with pixels downscaled so that no side exceeds `max_side`.
 
     Raises:
         ImageError: empty, not_an_image, too_large, truncated, or unreadable.
@@ -100,7 +100,7 @@ def decode_within(data: bytes, *, max_pixels: int, max_side: int) -> Picture:
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from error
     except MemoryError as error:
-        raise ImageError("too_large", "it takes more memory than there is") from error
+        raise ImageError("too_large", "not enough memory to decode it") from error
     except DAMAGED as error:
         kind: Kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         reason = str(error) or type(error).__name__
@@ -112,7 +112,7 @@ def decode_within(data: bytes, *, max_pixels: int, max_side: int) -> Picture:
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if not width * height:
-        raise ImageError("unreadable", f"{width} x {height} is no picture")
+        raise ImageError("unreadable", f"{width} x {height} is an empty picture")
     if width * height > max_pixels:
         raise ImageError("too_large", f"{width} x {height} is over {max_pixels} pixels")
 
@@ -125,7 +125,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shrink_while_decoding(image: Image.Image, max_side: int) -> None:
-    """JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, in as much less time and memory."""
+    """JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, with less time and memory."""
     longest = max(image.size)
     if image.format == "JPEG" and longest > max_side:
         wanted = [-(-side * max_side // longest) for side in image.size]  # rounded up
@@ -141,7 +141,7 @@ def _shrunk(image: Image.Image, max_side: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, L, or RGBA where anything can be seen through."""
+    """Convert to RGB, L, or RGBA if the picture has transparency."""
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_grey(np.asarray(image)))
     wanted = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
@@ -149,8 +149,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: npt.NDArray[np.generic]) -> Pixels:
-    """(H, W) of 8 bits. 16 bits are taken as they are, so a dark picture stays dark; larger
-    integers by their largest; floats by the smallest usual scale that holds them."""
+    """Scale to 8 bits (H, W). 16-bit values are divided by 256, so dark pictures stay dark; larger
+    integers are scaled by 65535 or their maximum; floats by the smallest usual white level."""
     if values.dtype.itemsize <= 2:
         return (values.astype(np.uint16) >> 8).astype(np.uint8)
     floats = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)

@@ -1,4 +1,4 @@
-"""Why an image cannot be had."""
+"""Reasons why an image cannot be loaded."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Kind = Literal[
     "truncated",
     "too_large",
     "unreadable",
-    "crashed",  # killed the process that read it; whoever starts such processes says so
+    "crashed",  # crashed the process that read it; set by datasets/guard.py
 ]
 
 
 class ImageError(Exception):
-    """An image that cannot be had: its `kind`, for counting, and a message, for people."""
+    """An image that cannot be loaded: a `kind`, for counting, and a message for the user."""
 
     def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(kind, message)  # both, or it does not pickle
+        super().__init__(kind, message)  # both arguments, or it cannot be unpickled
         self.kind = kind
         self.message = message
 
@@ -36,15 +36,15 @@ class ImageError(Exception):
 
 
 class PassingError(ImageError):
-    """The same read may succeed later."""
+    """A transient failure: the same read may succeed later."""
 
 
 @contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Turns whatever storage raises into an ImageError.
+    """Turn whatever storage raises into an ImageError.
 
     Raises:
-        s3.CredentialsError: nothing can be read: no matter of this image.
+        s3.CredentialsError: S3 rejects the credentials, so no image can be read.
     """
     try:
         yield
@@ -56,9 +56,9 @@ def reading(uri: str) -> Iterator[None]:
 
 
 def kind_of(error: Exception) -> Kind:
-    """Of an error of storage."""
-    # S3's own errors all arrive as a plain OSError: its text is all there is to tell them apart.
-    # The key comes before "AWS Error", and may say anything.
+    """The kind of a storage error."""
+    # S3's errors all arrive as plain OSErrors, which only differ in their text. The key comes
+    # before "AWS Error" and may contain anything.
     text = str(error).rpartition("AWS Error")[2].lower()
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "missing"
@@ -70,14 +70,14 @@ def kind_of(error: Exception) -> Kind:
 
 
 def place_of(uri: str) -> str:
-    """What fails together: a bucket, or the files of this machine."""
+    """The place that fails as a whole: a bucket, or this machine's file system."""
     scheme, _, rest = uri.rpartition("://")
     return f"{scheme}://{rest.partition('/')[0]}" if scheme else "local files"
 
 
 def knock(place: str) -> None:
-    """Raise StorageOutage where a bucket, asked for nothing in it, does not answer."""
+    """Raise StorageOutage if a bucket itself does not respond."""
     if "://" in place:
-        # A refusal is an answer too.
+        # A refusal is a response too.
         with suppress(OSError, storage.StorageError):
             storage.exists(place)

@@ -1,4 +1,4 @@
-"""Files' bytes, from where a row says they are: a file, or a part of a larger one.
+"""Read image bytes from where a row says they are: a file, or part of a larger one.
 
 Nothing is read before its size is known to be within the limit.
 """
@@ -20,26 +20,26 @@ from vsa_ray.images.failures import ImageError, reading
 SOURCES = pa.schema(
     {
         "container": pa.string(),  # URI of a file of many images; null: the image is at `uri`
-        "offset": pa.int64(),  # where in it the image's bytes are
+        "offset": pa.int64(),  # of the image's bytes in it
         "size": pa.int64(),
     }
 )
-"""Columns that a table of images may have beside schema.IMAGES, all nullable.
+"""Columns that a table of images may have in addition to schema.IMAGES, all nullable.
 
-Tar files and other files of plain images end to end are read so. Images in Parquet are not: they
-come in a column `bytes`, since such files are read best from end to end.
+They are used for tar files and other concatenations of image files. Images in Parquet come in a
+column `bytes` instead, since such files are best read sequentially.
 """
 
 SPAN_BYTES = 64 * 2**20
-"""Of a container, read at once."""
+"""Maximum bytes of a container read at once."""
 
 GAP_BYTES = 2**20
-"""Between two members of a container: reading this is quicker than asking again."""
+"""Maximum gap between two members read together: reading a gap is faster than a new request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the bytes of one image are; as SOURCES."""
+    """Where the bytes of one image are; see SOURCES."""
 
     uri: str | None
     container: str | None = None
@@ -48,25 +48,25 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The URI that is read."""
+        """The URI to read."""
         return self.container or self.uri or ""
 
 
 Found = dict[int, "bytes | ImageError"]
-"""By the number of the row that wants it."""
+"""Row number -> its image's bytes, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One trip to storage, for one row or several."""
+    """One request to storage, for one or several rows."""
 
     rows: list[int]
     run: Callable[[], Found]
-    """Raises ImageError where it fails for all of its rows."""
+    """Raises ImageError if it fails for all of its rows."""
 
 
 def plan(sources: Mapping[int, Source], max_bytes: int) -> list[Read]:
-    """The reads that bring all rows' bytes; images of one container that lie together in one."""
+    """The reads for all rows; neighbouring images of one container share a read."""
     reads = []
     members: dict[str, list[tuple[int, Source]]] = defaultdict(list)
     for number, source in sources.items():
@@ -103,7 +103,7 @@ def _ends(source: Source) -> tuple[int, int]:
 
 def _whole(number: int, uri: str | None, max_bytes: int) -> Found:
     if not uri:
-        raise ImageError("missing", "its row names no file")
+        raise ImageError("missing", "its row has no URI")
     with reading(uri), _opened(uri) as file:
         size = file.size()
         if size > max_bytes:
@@ -139,14 +139,14 @@ def _members(container: str, span: list[tuple[int, Source]], max_bytes: int) -> 
 
 
 def _opened(uri: str) -> Any:
-    """The file, to be read in any order.
+    """The file, opened for random access.
 
     Raises:
-        ImageError: a pipe or a device, which one could wait for ever for.
+        ImageError: it is a pipe or a device, which could block for ever.
     """
     filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         kind = filesystem.get_file_info(path).type
         if kind in (pyarrow.fs.FileType.Directory, pyarrow.fs.FileType.Unknown):
-            raise ImageError("unreadable", f"{uri} is no file, but a {kind.name.lower()}")
+            raise ImageError("unreadable", f"{uri} is not a file ({kind.name.lower()})")
     return filesystem.open_input_file(path)

@@ -1,4 +1,4 @@
-"""The stage: rows that say where images are in, pixels or a reason out."""
+"""The loading stage: from rows with the location of an image to rows with pixels or a reason."""
 
 from __future__ import annotations
 
@@ -26,41 +26,40 @@ LOADED = pa.schema(
         "image_id": pa.string(),
         "uri": pa.string(),
         "split": pa.string(),
-        "width": pa.int32(),  # of the upright picture; 0 where status is not "ok"
+        "width": pa.int32(),  # of the upright picture; 0 if status is not "ok"
         "height": pa.int32(),
-        "pixels_width": pa.int32(),  # of `pixels`: less than the picture's where it was shrunk
+        "pixels_width": pa.int32(),  # of `pixels`: less than `width` if it was downscaled
         "pixels_height": pa.int32(),
-        "pixels": pa.large_binary(),  # `Pixels` as bytes; a batch may well exceed binary's 2 GiB
+        "pixels": pa.large_binary(),  # `Pixels` as bytes; a batch may exceed binary's 2 GiB
         "status": pa.string(),  # "ok" or a `Kind`
-        "error": pa.string(),  # null where status is "ok"
+        "error": pa.string(),  # null if status is "ok"
     }
 )
-"""What `LoadImages` returns. It lives in memory only: pixels are never written."""
+"""What `LoadImages` returns. It exists only in memory: pixels are never written."""
 
 CANARIES = 3
-"""Images that were answered for, asked for again to see whether storage still works."""
+"""Number of successfully answered images to request again to see whether storage still works."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
     downloads: int = field(default=16, metadata=HOW)
-    """Reads of storage that a loading task has under way at the same time. Raise it where models
-    wait for images that come from S3."""
+    """Concurrent reads per loading task. Raise it if models wait for images from S3."""
 
     max_pixels: int = 64_000_000
-    """Images of more pixels (width x height) are not decoded, and become rows with the status
+    """Images with more pixels (width x height) are not decoded, and become rows with the status
     too_large: a decoded pixel takes 3 bytes of memory."""
 
     max_bytes: int = 100_000_000
-    """Files of more bytes are not read, and become rows with the status too_large."""
+    """Larger files are not read, and become rows with the status too_large."""
 
     max_side: int = 1600
-    """Longest side in pixels that detectors and the backbone see: larger images are shrunk to it as
-    soon as they are decoded, to save memory. Boxes are given in pixels of the full image."""
+    """Longest side, in pixels, that detectors and the backbone see: larger images are downscaled to
+    it as they are decoded, to save memory. Boxes are still in pixels of the full image."""
 
     retry_seconds: float = field(default=60.0, metadata=HOW)
-    """Seconds for which images of a batch are asked for again where storage is slow, busy or
-    restarting. After that they become failed rows; where nothing can be read, the job stops."""
+    """Seconds for which reads of a batch are retried while storage is slow, busy or restarting.
+    After that the images become failed rows; if nothing can be read, the job stops."""
 
     def __post_init__(self) -> None:
         for name in ("downloads", "max_pixels", "max_bytes", "max_side"):
@@ -84,14 +83,14 @@ class _Failed:
 
 
 class LoadImages:
-    """Stage: an images table in, `LOADED` out, a row a row.
+    """Stage: an images table in, `LOADED` out, row by row.
 
-    The files come from a column `bytes`, or else from storage, see SOURCES. Rows that come with a
-    status other than "ok" are not looked at: status and error stay.
+    The bytes come from a column `bytes`, or else from storage, see SOURCES. Rows that already have
+    a status other than "ok" keep their status and error.
 
     Raises:
-        StorageOutage: storage fails and goes on failing, for all images.
-        CredentialsError: S3 does not take the credentials, or not any more.
+        StorageOutage: storage keeps failing for all images.
+        CredentialsError: S3 rejects the credentials.
     """
 
     def __init__(self, config: ImageConfig) -> None:
@@ -113,7 +112,7 @@ class LoadImages:
         return _as_table(table, pictures, failed)
 
     def _load(self, sources: Mapping[int, Source]) -> dict[int, Picture | ImageError]:
-        """All rows' outcomes; failures that may pass are tried again, together."""
+        """All rows' outcomes; transient failures are retried together."""
         outcomes: dict[int, Picture | ImageError] = {}
         deadline = time.monotonic() + self.config.retry_seconds
         waiting = dict(sources)
@@ -124,17 +123,17 @@ class LoadImages:
             if not waiting or time.monotonic() + wait > deadline:
                 break
             reason = next(iter(passing.values()))
-            logger.warning("%d images: again in %.1f s: %s", len(waiting), wait, reason)
+            logger.warning("retrying %d images in %.1f s: %s", len(waiting), wait, reason)
             time.sleep(wait)
         self._check_storage(sources, outcomes)
-        # Storage works. What failed while it may not have is asked for once more.
+        # Storage works now; retry once more what failed while it may not have.
         return outcomes | self._try(waiting)
 
     def _try(self, sources: Mapping[int, Source]) -> dict[int, Picture | ImageError]:
-        """Read each once, decoding the first while the next are on their way."""
+        """Try each read once, decoding the first images while the next are being read."""
         with ThreadPoolExecutor(self.config.downloads) as pool:
-            # Only waiting for storage is worth threads: decoding stays on this one, so that a
-            # worker uses the CPU it asked for.
+            # Threads only wait for storage. Decoding stays on this one, so that a worker uses no
+            # more CPU than it requested.
             return {
                 row: self._decode(data)
                 for found in _ahead(pool, plan(sources, self.config.max_bytes))
@@ -162,12 +161,12 @@ class LoadImages:
     def _check_storage(
         self, sources: Mapping[int, Source], outcomes: Mapping[int, Picture | ImageError]
     ) -> None:
-        """Tell images that always fail, which become rows, from storage that does.
+        """Tell images that cannot be read, which become failed rows, from storage that fails.
 
         Raises:
-            StorageOutage: of a bucket (or of this machine's files) no image can be had any more:
-                two or more failed, one of which may have been had before; or the only one did, and
-                its bucket does not answer either.
+            StorageOutage: no image of a bucket (or of this machine) can be read any more: two or
+                more failed, including images that could be read before; or the only one failed, and
+                its bucket does not respond either.
         """
         answered: dict[str, dict[int, Source]] = {}
         failed: dict[str, list[PassingError]] = {}
@@ -185,17 +184,17 @@ class LoadImages:
                 knock(place)
             elif all(isinstance(one, PassingError) for one in again):
                 raise s3.StorageOutage(
-                    f"{place}: none of {asked} images could be read, for "
-                    f"{self.config.retry_seconds:.0f} s; the last error was: {errors[-1]}. Start "
-                    "the same command again when storage works, and it goes on"
+                    f"{place}: none of {asked} images could be read within "
+                    f"{self.config.retry_seconds:.0f} s; the last error was: {errors[-1]}. Run the "
+                    "same command again to resume when storage works"
                 )
 
 
 def load(uri: str, config: ImageConfig) -> Pixels:
-    """One image, of its full size, at one try.
+    """Load one image at full size, without retries.
 
     Raises:
-        ImageError: it cannot be had.
+        ImageError: it cannot be loaded.
     """
     (read,) = plan({0: Source(uri)}, config.max_bytes)
     data = read.run()[0]
@@ -205,15 +204,15 @@ def load(uri: str, config: ImageConfig) -> Pixels:
 
 
 def pixels_of(table: pa.Table) -> list[Pixels | None]:
-    """Images of a `LOADED` table, None for the failed ones: read-only views, nothing is copied."""
+    """Images of a `LOADED` table as read-only views (nothing is copied); None for failed ones."""
     views: list[Pixels | None] = []
     for batch in table.to_batches():
-        _, offsets, data = batch["pixels"].buffers()  # a scalar's as_buffer would be a copy
+        _, offsets, data = batch["pixels"].buffers()  # a scalar's as_buffer would copy
         starts = np.frombuffer(offsets, np.int64)[batch["pixels"].offset :]
         sides = (batch[name].to_pylist() for name in ("pixels_height", "pixels_width"))
         views += [
             np.frombuffer(data, np.uint8, h * w * 3, start).reshape(h, w, 3) if h else None
-            for start, h, w in zip(starts, *sides, strict=False)  # starts ends with an end
+            for start, h, w in zip(starts, *sides, strict=False)  # starts has one more: the end
         ]
     return views
 
@@ -238,8 +237,8 @@ def _sources(table: pa.Table, rows: Iterable[int]) -> dict[int, Source]:
 
 
 def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Read]) -> Iterator[Found]:
-    """What `reads` find, in order. No more of them run or wait to be taken than `pool` has
-    threads: the files of a whole batch need not fit in memory."""
+    """Results of `reads`, in order. At most as many as `pool` has threads are running or waiting to
+    be consumed, so the files of a whole batch need not fit in memory."""
     left = iter(reads)
     under_way: deque[tuple[Read, Future[Found]]] = deque()
     size = pool._max_workers
@@ -258,7 +257,7 @@ def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Read]) -> Iterator[Found]:
 def _as_table(
     table: pa.Table, pictures: dict[int, Picture], failed: Mapping[int, _Failed]
 ) -> pa.Table:
-    """`LOADED`; empties `pictures`, so that at no time all pixels are there twice."""
+    """A `LOADED` table; empties `pictures`, so that memory never holds all pixels twice."""
     rows = range(len(table))
     columns = {name: table[name] for name in ("image_id", "uri", "split")}
     sizes = {
@@ -276,7 +275,7 @@ def _as_table(
 
 
 def _joined(pictures: dict[int, Picture], rows: int) -> pa.Array:
-    """All pixels as one array, null where there are none."""
+    """All pixels as one array, null for failed rows."""
     sizes = [pictures[row].pixels.nbytes if row in pictures else 0 for row in range(rows)]
     there = pa.array([row in pictures for row in range(rows)], pa.bool_())
     offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)

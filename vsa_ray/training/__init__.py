@@ -1,1 +1,1 @@
-"""Training on Ray: `tasks` says what is learned from a batch, `loop` runs it on any cluster."""
+"""Training on Ray: `tasks` defines what is learned from a batch, `loop` runs it on a cluster."""

@@ -1,4 +1,4 @@
-"""How a training steps: settings, optimizer, schedule."""
+"""Training settings, optimizer and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -15,68 +15,68 @@ from vsa_ray.outputs import HOW
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     epochs: int = 20
-    """Passes over the training images. The model of the epoch that was best on dev is kept."""
+    """Passes over the training images. The model of the epoch with the best dev score is kept."""
 
     batch_size: int = 100
-    """Images that one step learns from, over all workers together. An epoch is cut into batches of
-    equal size, none larger than this. The alignment compares the images of a batch with one
-    another, so a larger batch gives it harder comparisons and fewer steps."""
+    """Images per step, over all workers together. An epoch is cut into batches of equal size, none
+    larger than this. The alignment compares the images of a batch with one another, so a larger
+    batch means harder comparisons and fewer steps."""
 
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
-    """How gradients become steps. adam is AdamW; sgd has a momentum of 0.9; rmsprop smooths with
-    0.999, as the authors' code does. Each needs a learning rate of its own."""
+    """adam is AdamW; sgd has a momentum of 0.9; rmsprop has a smoothing constant of 0.999, as in
+    the authors' code. Each needs its own learning rate."""
 
     learning_rate: float = 3e-4
-    """Step size in the first epoch, once warmup_steps are over. Lower it where the loss becomes NaN
-    or the log says that the model has collapsed."""
+    """Learning rate of the first epoch, after warmup_steps. Lower it if the loss becomes NaN or the
+    log reports that the model has collapsed."""
 
     schedule: Literal["constant", "cosine"] = "cosine"
-    """Step size of later epochs: constant, or falling from learning_rate towards 0 along a cosine,
-    once an epoch, so that it depends on the number of epochs."""
+    """Learning rate of later epochs: constant, or falling from learning_rate towards 0 along a
+    cosine over the number of epochs, updated once per epoch."""
 
     warmup_steps: int = 0
-    """Steps at the beginning in which the step size rises from 0 to its full value. Without them
-    (0) the first steps of adam and rmsprop can be so large that the model collapses: it gives the
+    """Steps over which the learning rate rises linearly from 0 to its full value. Without warm-up
+    (0), the first steps of adam and rmsprop can be so large that the model collapses: it gives the
     same score to everything."""
 
     weight_decay: float = 0.0
-    """How strongly weights are pulled towards 0; 0 does not. adam makes a weight w smaller by
-    learning_rate * weight_decay * w at each step; sgd and rmsprop add weight_decay * w to the
-    gradient, after max_gradient."""
+    """Weight decay; 0 turns it off. adam decays a weight w by learning_rate * weight_decay * w at
+    each step (decoupled); sgd and rmsprop add weight_decay * w to the gradient, after
+    max_gradient."""
 
     max_gradient: float = 5.0
-    """Every number of a gradient is clipped to [-max_gradient, max_gradient] (the paper calls this
-    important). Lower it where a training becomes unstable."""
+    """Every element of a gradient is clipped to [-max_gradient, max_gradient] (the paper calls this
+    important). Lower it if a training becomes unstable."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of matrix products and of the vectors that workers send one another; weights
-    and losses stay float32. Set bfloat16 for speed where the processor has it (GPUs, and CPUs with
-    AVX512-BF16 or AMX); others imitate it, slowly."""
+    """Number format of matrix products and of the vectors exchanged by workers; weights and losses
+    stay float32. bfloat16 is faster on processors that support it (GPUs, and CPUs with AVX512-BF16
+    or AMX); others emulate it, slowly."""
 
     num_workers: int = 1
-    """Processes that train one model together: each on a GPU of its own, or, on a cluster without
-    GPUs, all sharing the CPUs. The global batch stays batch_size."""
+    """Processes that train one model together: each on its own GPU, or, on a cluster without GPUs,
+    all sharing the CPUs. The global batch stays batch_size."""
 
     min_workers: int = field(default=0, metadata=HOW)
-    """Fewest processes that a training starts or goes on with where there is no room for
-    num_workers, say after the loss of a node; the global batch stays the same. 0 waits until there
-    is room for all."""
+    """Minimum number of processes with which a training starts or continues if there are not enough
+    resources for num_workers, for example after the loss of a node; the global batch stays the
+    same. 0 waits until there are resources for all."""
 
     checkpoint_minutes: float = field(default=10.0, metadata=HOW)
-    """Minutes between checkpoints within an epoch; one more is written after every epoch. A kill
-    costs at most the work since the last one."""
+    """Minutes between checkpoints within an epoch; another one is written after every epoch. A kill
+    costs at most the work since the last checkpoint."""
 
     measure_every: int = 1
-    """Measure on dev after every so many epochs, and always after the last. Only measured epochs
-    can become the kept model. Raise it where measuring takes as long as an epoch."""
+    """Evaluate on dev after every this many epochs, and always after the last. Only evaluated
+    epochs can become the kept model. Raise it if evaluation takes as long as an epoch."""
 
     seed: int = 0
-    """Decides all that is random: the first weights, the order of the images, which sentence of an
-    image is learned from in an epoch, and dropout."""
+    """Seed of everything random: the initial weights, the order of the images, the choice of an
+    image's sentence in each epoch, and dropout."""
 
     shuffle_images: int = 20_000
-    """A corpus of up to so many images is shuffled fully in every epoch. A larger one is shuffled
-    within windows of so many images a worker, so that a step needs few parts of the table; see
+    """A corpus of up to this many images is shuffled fully in every epoch. A larger one is shuffled
+    within windows of this many images per worker, so that a step needs few parts of the table; see
     training/order.py. An image takes some 50 kB in Ray's object store."""
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class TrainConfig:
             )
         if self.batch_size < 2 * self.num_workers:
             raise ValueError(
-                f"TrainConfig.batch_size must be at least 2 images a worker, got {self.batch_size} "
-                f"for {self.num_workers}"
+                "TrainConfig.batch_size must be at least 2 images per worker, got "
+                f"{self.batch_size} for {self.num_workers}"
             )
 
 
@@ -122,11 +122,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(config: TrainConfig, epoch: int, step: int) -> float:
-    """Of one step.
+    """The learning rate of one step.
 
     Args:
         epoch: counted from 0.
-        step: of the whole training, counted from 1.
+        step: step of the whole training, counted from 1.
     """
     rate = config.learning_rate
     if config.schedule == "cosine":

@@ -1,7 +1,7 @@
-"""What the workers of a training run tell one another, with gradients.
+"""Differentiable communication between the workers of a training.
 
-A worker scores its own images against the words of every worker, so the ranking loss sees every
-negative of the global batch; see alignment/losses.py for what is left to exchange.
+Each worker scores its own images against the words of all workers, so the ranking loss sees every
+negative of the global batch; alignment/losses.py says what else has to be exchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from vsa_ray.batches import Ragged
 
 AVERAGING: dict[str, Any] = {"gradient_as_bucket_view": True, "forward_sync_buffers": False}
-"""How DDP averages gradients. Buffers never change, so no step needs to tell them."""
+"""DDP's settings. Buffers never change, so they need not be broadcast at every step."""
 
 
 def num_workers() -> int:
@@ -28,9 +28,9 @@ def rank() -> int:
 
 
 def gather(value: Tensor) -> Tensor:
-    """The tensor of every worker, stacked -> (N, ...); all of one shape. Differentiable.
+    """The tensors of all workers, stacked -> (N, ...); all of the same shape. Differentiable.
 
-    The gradient of a worker's tensor is the sum of what all workers' losses say about it.
+    The gradient of a worker's tensor is the sum of its gradients from all workers' losses.
     """
     if num_workers() == 1:
         return value[None]
@@ -39,15 +39,15 @@ def gather(value: Tensor) -> Tensor:
 
 
 class Exchange:
-    """The rows of every worker, end to end in order of rank, with time for other work between
-    `send` and `receive`. Differentiable.
+    """The rows of all workers, concatenated by rank, in two steps so that communication overlaps
+    with the work between `send` and `receive`. Differentiable.
 
-    Their gradients are on their way at the same time: autograd goes backwards through what was done
-    in between after `receive` and before `send`.
+    The backward pass overlaps in the same way: autograd runs the work in between after `receive`
+    and before `send`.
     """
 
     def __init__(self, lengths_C: Tensor) -> None:
-        """Tell the lengths of this worker's things, which are known before their rows."""
+        """Exchange the lengths of each worker's items, which are known before their rows."""
         self._lengths, self._first = lengths_C, 0
         self._rows_N = [0]
         if num_workers() > 1:
@@ -63,7 +63,7 @@ class Exchange:
             self._sent = _Send.apply(rows, self._way)
 
     def receive(self) -> tuple[Ragged, int]:
-        """The rows of every worker, and at which thing this worker's own begin."""
+        """The rows of all workers, and the index of this worker's first item."""
         rows = self._sent if num_workers() == 1 else _Receive.apply(self._sent, self._way)
         return Ragged(rows, self._lengths), self._first
 
@@ -79,18 +79,18 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        # A copy: autograd may have given the same memory to others.
+        # A copy: autograd may share this memory.
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad[rank()]
 
 
 class _Message:
-    """Own rows to every worker, or to each worker the rows that are its own; without padding."""
+    """Send own rows to every worker, or (back) each worker its own rows; without padding."""
 
     def __init__(self, rows: Tensor, rows_N: list[int], *, back: bool = False) -> None:
         own_N = [rows_N[rank()]] * len(rows_N)
-        # All of it is kept until it has arrived.
+        # Keep the buffer until everything has arrived.
         self._rows = rows.contiguous() if back else rows.repeat(len(rows_N), *[1] * (rows.ndim - 1))
         sent_N, arriving_N = (rows_N, own_N) if back else (own_N, rows_N)
         self._arriving = rows.new_empty(sum(arriving_N), *rows.shape[1:])
@@ -99,13 +99,13 @@ class _Message:
         )
 
     def arrived(self) -> Tensor:
-        assert self._work is not None  # it is for processes that are not in the group
+        assert self._work is not None  # None only for processes outside the group
         self._work.wait()
         return self._arriving
 
 
 class _Way:
-    """What `_Send` and `_Receive` know of one another, forwards and backwards."""
+    """State shared by `_Send` and `_Receive`, in the forward and the backward pass."""
 
     def __init__(self, rows_N: list[int]) -> None:
         self.rows_N = rows_N
@@ -118,7 +118,7 @@ class _Way:
 
 
 class _Send(torch.autograd.Function):
-    """Gives nothing, in a tensor through which autograd finds the way back."""
+    """Returns an empty tensor, through which autograd finds the way back."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, way: _Way) -> Tensor:

@@ -1,10 +1,10 @@
 """Data-parallel training on Ray: any number of workers, CPU (gloo) or GPU (nccl).
 
-The only door to `ray.train`, but for the callback that a search listens with. Ray Data puts
-features and texts into the object store, which spills to disk what memory does not hold; every
-worker fetches the blocks of its own images. Checkpoints go to the run's storage in the background.
-A run that is killed and started again, or whose workers or nodes die, goes on from the last one.
-The best epoch's model becomes the output.
+The only module that imports `ray.train`, except for the callback of a search (tuning.py). Ray Data
+puts features and texts into the object store, which spills to disk what does not fit into memory;
+every worker fetches the blocks of its own images. Checkpoints are uploaded in the background. A run
+that is killed and restarted, or whose workers or nodes die, resumes from the last one. The model of
+the best epoch becomes the output.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ from vsa_ray.training.worker import Worker
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 2
-"""Workers may die so often without a checkpoint in between; more is not bad luck."""
+"""How often workers may die without a checkpoint in between; more is not bad luck."""
 
 WORKER_CPUS = 0.75
-"""Logical CPUs of a worker at most. The rest of a CPU makes the blocks of a lost node again."""
+"""Maximum logical CPUs of a worker. The rest of a CPU can recompute the blocks of a lost node."""
 
 RESIZE_SECONDS = 60.0
-"""How often a group with fewer workers than wanted looks for room for more."""
+"""How often a group with too few workers checks whether there are resources for more."""
 
 NO_SCORE = -1e30
-"""Score of a checkpoint within an epoch: below all others, so that Ray keeps none but the last."""
+"""Score of a checkpoint within an epoch: below all others, so that Ray only keeps the last one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beside:
-    """What there is beside a training."""
+    """What runs alongside a training."""
 
     callbacks: Sequence[UserCallback] = ()
-    """They hear of every epoch that is measured."""
+    """Called for every epoch that is evaluated."""
 
     at_once: int = 1
-    """Trainings that share the CPUs, this one among them."""
+    """Number of trainings that share the CPUs, including this one."""
 
 
 ALONE = Beside()
@@ -71,7 +71,7 @@ ALONE = Beside()
 
 @dataclass(frozen=True, slots=True)
 class _Assignment:
-    """All that a worker is given."""
+    """Everything that a worker is given."""
 
     task: Task
     config: TrainConfig
@@ -79,10 +79,10 @@ class _Assignment:
     output: Output
     blocks: list[ray.ObjectRef[pa.Table]]
     rows: list[int]
-    """Of each block."""
+    """Number of images of each block."""
 
     log_queue: Queue
-    """Pairs (level, text), for the driver to show."""
+    """Pairs (level, text) for the driver to log."""
 
     at_once: int
 
@@ -96,29 +96,28 @@ def train(
     *,
     beside: Beside = ALONE,
 ) -> Metrics:
-    """Train a model and commit the best epoch's as a checkpoint directory.
+    """Train a model and commit that of the best epoch as a checkpoint directory.
 
     Args:
-        images: as datasets.training_images makes them, each text with a word that the task's
-            vocabulary knows.
-        output: as runs.begin has claimed it; a training that was stopped there goes on.
+        images: from datasets.training_images; each text has a word of the task's vocabulary.
+        output: claimed by runs.begin; a training that was stopped there is resumed.
 
     Returns:
         The metrics of the best epoch.
 
     Raises:
-        TrainingError: there are too few images, or the training cannot go on.
-        OutputError: a node does not see the output, or the same training was started once more.
-        ray.train.WorkerGroupError: workers failed more often than is worth repeating.
+        TrainingError: there are too few images, or the training cannot continue.
+        OutputError: a node does not see the output, or the same training was started again.
+        ray.train.WorkerGroupError: workers failed too often.
     """
     blocks, rows = _blocks(images)
     if sum(rows) < 2 * config.num_workers:
         raise TrainingError(
-            f"{sum(rows)} images to train on are too few for {config.num_workers} worker(s): two "
-            "each are needed"
+            f"{sum(rows)} training images are too few for {config.num_workers} worker(s), which "
+            "need at least two each"
         )
     require_shared(output.uri)
-    # Workers may stand in another directory.
+    # Workers may have another working directory.
     output = replace(output, uri=storage.absolute(output.uri)).take_turn()
     with messages.shown() as log_queue:
         assignment = _Assignment(task, config, run, output, blocks, rows, log_queue, beside.at_once)
@@ -140,15 +139,15 @@ def _uri(output: str, checkpoint: ray.train.Checkpoint) -> str:
 
 
 def _fit(assignment: _Assignment, callbacks: Sequence[UserCallback]) -> Any:
-    """Train, through failures of workers as long as there is a checkpoint between them."""
+    """Train, tolerating failures of workers as long as there is a checkpoint between them."""
     filesystem, path = storage.resolve(storage.join(assignment.output.uri, runs.CHECKPOINTS))
     own = [_Epochs(callback) for callback in callbacks]
-    # Once: a node that is lost for a moment changes nothing.
+    # Only once, so that the temporary loss of a node changes nothing.
     scaling = _scaling(assignment.config, assignment.at_once)
     while True:
         before = runs.done(assignment.output.uri)
         trainer = ray.train.torch.TorchTrainer(
-            _run_worker,  # type: ignore[arg-type]  # what it returns is in the result
+            _run_worker,  # type: ignore[arg-type]  # its return value is in the result
             train_loop_config={"assignment": assignment},
             torch_config=_TorchConfig(),
             scaling_config=scaling,
@@ -168,11 +167,11 @@ def _fit(assignment: _Assignment, callbacks: Sequence[UserCallback]) -> Any:
         except ray.train.WorkerGroupError:
             if runs.done(assignment.output.uri) == before:
                 raise
-            logger.warning("workers failed %d times; going on", MAX_FAILURES + 1)
+            logger.warning("workers failed %d times; resuming", MAX_FAILURES + 1)
 
 
 def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], list[int]]:
-    """The blocks, kept in Ray's object store, and how many images lie in each."""
+    """The blocks, kept in Ray's object store, and the number of images in each."""
     bundles = images.materialize().iter_internal_ref_bundles()
     entries = [entry for bundle in bundles for entry in bundle.blocks]
     rows = [entry.metadata.num_rows for entry in entries]
@@ -180,14 +179,14 @@ def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], li
 
 
 def _scaling(config: TrainConfig, at_once: int) -> ray.train.ScalingConfig:
-    """A GPU a worker; where there is none, the CPUs, but for what data and a trial of Tune need."""
+    """One GPU per worker; without GPUs, the CPUs except what data and a Tune trial need."""
     most, least = config.num_workers, config.min_workers or config.num_workers
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     settings: dict[str, Any] = {"num_workers": most if least == most else (least, most)}
     if gpus := resources.get("GPU", 0):
         settings["use_gpu"] = True
         if gpus < least:
-            logger.warning("training takes %d GPUs, of which there are %d: it waits", least, gpus)
+            logger.warning("training needs %d GPUs, but there are %d: waiting", least, gpus)
     else:
         workers = most * at_once
         cpus = min(WORKER_CPUS, max(0.01, resources.get("CPU", 1) - 1.25) / workers)
@@ -197,7 +196,7 @@ def _scaling(config: TrainConfig, at_once: int) -> ray.train.ScalingConfig:
 
 
 class _Epochs(UserCallback):
-    """Lets another callback hear of epochs that were measured, and not of other checkpoints."""
+    """Passes only evaluated epochs on to another callback, and no other checkpoints."""
 
     def __init__(self, callback: UserCallback) -> None:
         self.callback = callback
@@ -211,12 +210,12 @@ _told_to_end = threading.Event()
 
 
 def _listen() -> None:
-    """From now on SIGTERM asks this process for a checkpoint; what kills it comes later."""
+    """From now on SIGTERM makes this process write a checkpoint; the actual kill comes later."""
     signal.signal(signal.SIGTERM, lambda *_: _told_to_end.set())
 
 
 class _Backend(_TorchBackend):
-    """Training runs in a thread, but signals are heard by the main one, which runs this."""
+    """Training runs in a thread, but only the main thread, which runs this, receives signals."""
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
@@ -230,7 +229,7 @@ class _TorchConfig(ray.train.torch.TorchConfig):
 
 
 def _run_worker(settings: dict[str, Any]) -> str | None:
-    """What every worker runs -> why the training cannot go on."""
+    """What every worker runs -> why the training cannot continue, or None."""
     assignment: _Assignment = settings["assignment"]
     place = _RayPlace(assignment)
     if place.device.type == "cpu":
@@ -239,10 +238,10 @@ def _run_worker(settings: dict[str, Any]) -> str | None:
     images = Blocks(assignment.rows, lambda number: ray.get(assignment.blocks[number]))
     try:
         assignment.output.check_turn()
-        # That MLflow takes nothing, for example: here nobody would see it.
+        # Warnings, such as that MLflow is unreachable: nobody reads this process's log.
         with messages.telling(assignment.log_queue, who="vsa_ray", least=logging.WARNING):
             Worker(assignment.task, assignment.config, assignment.run, place, images).train()
-    except (TrainingError, OutputError) as error:  # raised, it would be tried again
+    except (TrainingError, OutputError) as error:  # if raised, Ray would retry
         return str(error)
     return None
 
@@ -274,11 +273,11 @@ class _RayPlace:
         )
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        """Runs in a thread; Ray knows of the checkpoint when it has returned."""
+        """Runs in a thread; Ray registers the checkpoint when it returns."""
         self.assignment.output.check_turn()
         kept = ray.train.get_context().get_storage()
         checkpoints.upload(checkpoint.path, runs.uri(self.assignment.output.uri, name))
-        shutil.rmtree(checkpoint.path)  # not before: what failed, Ray may try again
+        shutil.rmtree(checkpoint.path)  # not before: Ray may retry a failed upload
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
 

@@ -1,4 +1,4 @@
-"""How the features of a training split lie: what models see them relative to."""
+"""Mean and standard deviation of the training split's features, for standardisation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from vsa_ray import batches, schema, storage
 
 MOMENTS_REGIONS = 100_000
-"""Regions that are enough to know the mean and the deviation of all."""
+"""Number of regions that is enough to estimate the mean and deviation of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, regions: str, *, with_detections: bool = False) -> Moments:
-        """Of the table at a URI; some thousand images are enough, and memory is flat."""
+        """Estimate from the table at a URI; some thousand images suffice, in constant memory."""
         columns = ["features", "status", *(batches.DETECTIONS if with_detections else ())]
         images = storage.read_blocks(regions, schema.REGIONS, columns=columns, split="train")
         total_F, squares_F, count = torch.zeros(()), torch.zeros(()), 0

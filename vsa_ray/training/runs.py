@@ -1,6 +1,6 @@
-"""Where a training keeps its checkpoints until it is done: below its output.
+"""Where a training keeps its checkpoints until it is finished: below its output.
 
-OUT/_train/run/epoch-0003-step-000120/    3 epochs and 120 steps are done; see checkpoints.py
+OUT/_train/run/epoch-0003-step-000120/    after 3 epochs and 120 steps; see checkpoints.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vsa_ray.outputs import TURN, Output, OutputError
 from vsa_ray.training.config import TrainConfig
 
 CHECKPOINTS = "_train"
-"""Ray's own storage of a run, below its output; removed when the model is committed."""
+"""Ray's storage of a run below its output; removed when the model is committed."""
 
 RUN = "run"
 
@@ -24,7 +24,7 @@ def begin(output: Output, config: TrainConfig, *, resume: bool) -> None:
     """Claim an output for a training.
 
     Args:
-        resume: go on where a training of the same settings was stopped.
+        resume: resume a training with the same settings.
 
     Raises:
         OutputError: it belongs to another job, or was begun and `resume` is not set.
@@ -33,19 +33,19 @@ def begin(output: Output, config: TrainConfig, *, resume: bool) -> None:
     reached = done(output.uri)
     if reached is not None and not resume:
         raise OutputError(
-            f"{output.uri} was begun, {reached.epoch} of {config.epochs} epochs are done; "
-            "--resume True goes on, another --out starts anew"
+            f"{output.uri} was begun, {reached.epoch} of {config.epochs} epochs are done; resume "
+            "it with --resume True, or use another --out to start over"
         )
 
 
 def tidy(output: str) -> None:
-    """Remove what only a training needs, once its model is committed."""
+    """Remove what only the training needs, once its model is committed."""
     for name in (CHECKPOINTS, TURN):
         storage.delete(storage.join(output, name))
 
 
 def done(output: str) -> Progress | None:
-    """How far the last whole checkpoint is; None where there is none."""
+    """Progress of the last complete checkpoint; None if there is none."""
     files = storage.list_files(storage.join(output, CHECKPOINTS, RUN), recursive=True)
     places = [match for file in files if (match := _WHOLE.search(file))]
     if not places:
@@ -55,10 +55,10 @@ def done(output: str) -> Progress | None:
 
 
 def name(progress: Progress) -> str:
-    """Of a checkpoint's directory."""
+    """Name of a checkpoint's directory."""
     return f"epoch-{progress.epoch:04d}-step-{progress.step:06d}"
 
 
 def uri(output: str, name: str) -> str:
-    """Of a checkpoint."""
+    """URI of a checkpoint."""
     return storage.join(output, CHECKPOINTS, RUN, name)

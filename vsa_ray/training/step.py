@@ -1,4 +1,4 @@
-"""One step of a training, wherever it runs: forward, backward, clip, optimizer."""
+"""One training step, independent of where it runs: forward, backward, clip, optimizer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from vsa_ray.training.config import TrainConfig
 
 
 class Watch:
-    """Sums up the losses and gradients of steps, and keeps the first that is not finite.
+    """Accumulates losses and gradient norms over steps, and records the first non-finite step.
 
-    All of it stays on the device: nothing waits for a step's numbers until `totals` or `broken` is
-    asked for.
+    Everything stays on the device: nothing synchronises until `totals` or `broken` is called.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -27,7 +26,7 @@ class Watch:
 
     @torch.no_grad()
     def see(self, share: Tensor) -> None:
-        """Take in one step: this worker's share of its loss, and the gradients as they are now."""
+        """Record one step: this worker's share of the loss, and the current gradients."""
         norms = [_norm(parameter.grad, share) for parameter in self._parameters]
         numbers = torch.stack([share.detach(), *norms])
         seen_2 = torch.stack([numbers[0], torch.linalg.vector_norm(numbers[1:])])
@@ -38,15 +37,15 @@ class Watch:
         self._broken = torch.where(whole, ~numbers.isfinite(), self._broken)
 
     def totals(self) -> Tensor:
-        """(4,) float64: sums over steps of loss and of gradient norm, then the latest of each."""
+        """(4,) float64: sums over steps of loss and gradient norm, then their last values."""
         return torch.cat([self._sums_2, self._latest_2])
 
     def is_broken(self) -> Tensor:
-        """() float64: 1 once a number was not finite."""
+        """() float64: 1 if any number was not finite."""
         return self._broken.any().to(torch.float64)
 
     def broken(self) -> tuple[int, list[str]]:
-        """The first step with a number that is not finite, from 1, and what was not finite."""
+        """The first step with non-finite numbers, counted from 1, and what was not finite."""
         names = [name for name, bad in zip(self.names, self._broken.tolist(), strict=True) if bad]
         return int(self._step), names
 
@@ -69,15 +68,15 @@ def train_step(
     """Learn from one batch -> this worker's share of the global batch's loss, detached.
 
     Args:
-        loss_of: gives the share for a batch; wrapped in DDP where there are several workers.
-        workers: how many share the global batch.
-        watch: sees the loss, and the gradients before they are clipped.
+        loss_of: computes the share for a batch; wrapped in DDP if there are several workers.
+        workers: number of workers that share the global batch.
+        watch: records the loss, and the gradients before clipping.
     """
     device = next(loss_of.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
         share: Tensor = loss_of(batch)
     optimizer.zero_grad(set_to_none=True)
-    (share * workers).backward()  # DDP divides by the workers, but shares add up
+    (share * workers).backward()  # DDP averages gradients, but shares add up
     if watch is not None:
         watch.see(share)
     nn.utils.clip_grad_value_(loss_of.parameters(), config.max_gradient)

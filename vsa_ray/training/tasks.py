@@ -1,7 +1,7 @@
-"""What is learned: the alignment, and the captioner. No Ray here.
+"""What is trained: the alignment model and the captioner. Independent of Ray.
 
-A task builds its model, makes a batch of a block of images with their texts (texts.py), says what
-the loss of a batch is, and scores the model on the dev split. `loop.train` does the rest.
+A task builds its model, makes batches from images with their texts (texts.py), defines the loss of
+a batch, and scores the model on the dev split. `loop.train` does the rest.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Metrics = dict[str, float]
 Model = AlignmentModel | MultimodalRNN
 
 SPREAD = "dev/spread"
-"""The metric that is 0 where the model says the same of all dev images: the deviation of the
-scores, relative to the largest, or the number of different captions beside the first."""
+"""The metric that is 0 if the model's outputs are the same for all dev images: the deviation of the
+scores, relative to the largest, or the number of distinct captions minus one."""
 
 IMAGES_AT_ONCE = 100
 """Dev images whose texts are scored together."""
@@ -55,7 +55,7 @@ class Pair:
     words: Ragged
 
     detected: Detected | None = None
-    """Where the detector teaches: what it knows of these regions and words."""
+    """For distillation: what the detector knows about these regions and words."""
 
     def to(self, device: torch.device) -> Pair:
         detected = self.detected and self.detected.to(device)
@@ -63,8 +63,8 @@ class Pair:
 
 
 class Task(Protocol):
-    """What a training learns: model, batches, loss and dev score. Plain data, so that it travels to
-    the workers."""
+    """What a training learns: model, batches, loss and dev score. Plain data, sent to the
+    workers."""
 
     score: ClassVar[str]
     """The dev metric that says which epoch was best; higher is better."""
@@ -77,20 +77,20 @@ class Task(Protocol):
     def evaluate(self, model: Any) -> Metrics: ...
 
     def collapsed_loss(self, images: float) -> float | None:
-        """The loss of a global batch of so many images, of a model that tells nothing apart; None
-        where the loss does not show it."""
+        """The loss of a collapsed model on a global batch of this many images; None if the loss
+        does not show it."""
         ...
 
     def advice(self) -> list[str]:
-        """What to try with a model that has collapsed, beside how it trains."""
+        """Settings to try for a collapsed model, other than TrainConfig's."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlignmentTask:
-    """Images and their sentences are to find one another (Eqs. 1-9).
+    """Images and their sentences learn to rank each other first (Eqs. 1-9).
 
-    And their words the regions that a detector would choose, if `config.distillation` is not 0.
+    If `config.distillation` is not 0, words also learn to choose the detector's regions.
     """
 
     score: ClassVar[str] = "dev/mean_recall"
@@ -102,7 +102,7 @@ class AlignmentTask:
     sentences: str
 
     labels: LabelWords | None = None
-    """Needed where the detector teaches."""
+    """Needed for distillation."""
 
     def build(self) -> AlignmentModel:
         model = AlignmentModel(
@@ -114,7 +114,7 @@ class AlignmentTask:
         return model
 
     def batch(self, images: pa.Table, *, epoch: int, seed: int) -> Pair:
-        """One sentence an image, drawn anew every epoch."""
+        """One sentence per image, drawn at random in every epoch."""
         drawn = []
         columns = images["image_id"].to_pylist(), images["texts"].to_pylist()
         for image_id, texts in zip(*columns, strict=True):
@@ -127,7 +127,7 @@ class AlignmentTask:
         return Pair(seen, words, detected)
 
     def _detected(self, images: pa.Table, words: Ragged) -> Detected:
-        assert self.labels is not None, "a detector teaches by its classes"
+        assert self.labels is not None, "distillation needs classes"
         lengths = torch.tensor([len(labels) for labels in images["labels"].to_pylist()])
         found_P6 = torch.from_numpy(batches.detections(images))
         prior_P = prior(found_P6[:, batches.LOG_CONFIDENCE], found_P6[:, batches.LOG_AREA], lengths)
@@ -145,7 +145,7 @@ class AlignmentTask:
         exchange = gathering.Exchange(batch.words.lengths)
         own_WD = model.encode_words(batch.words.rows, batch.words.lengths)
         exchange.send(own_WD)
-        # Words are on their way while regions are encoded; and their gradients, on the way back.
+        # Words are exchanged while regions are encoded, and so are gradients in the backward pass.
         regions_PD = model.encode_regions(batch.features.rows)
         words, first = exchange.receive()
         scores_BC = image_sentence_scores(
@@ -183,8 +183,8 @@ class AlignmentTask:
         return result
 
     def collapsed_loss(self, images: float) -> float | None:
-        """See ranking_loss: what it is where all scores are equal. What a detector teaches is added
-        to it, and is no fixed number there."""
+        """See ranking_loss for its value if all scores are equal. With distillation there is no
+        fixed value."""
         if self.config.distillation:
             return None
         if self.config.loss == "sum_of_hinges":
@@ -204,21 +204,21 @@ class AlignmentTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionTask:
-    """A text is to be predicted from its region, word by word (Eqs. 13-15)."""
+    """The words of a text are predicted from its region, one by one (Eqs. 13-15)."""
 
     score: ClassVar[str] = "dev/score"
-    """CIDEr of greedy captions of the whole dev images; perplexity prefers other epochs. Without
-    sentences to compare with (trained on snippets alone), the negative perplexity."""
+    """CIDEr of greedy captions of whole dev images; perplexity would prefer other epochs. Without
+    sentences to compare with (trained on snippets only), the negative perplexity."""
 
     config: CaptionerConfig
     vocabulary: Vocabulary
     moments: Moments
     regions: str
     has_sentences: bool
-    """Whether whole images are learned, and not snippets alone."""
+    """Whether it is trained on whole images, and not only on snippets."""
 
     dev_texts: pa.Table
-    """TEXTS of the dev split, of the kind that is learned."""
+    """TEXTS of the dev split, of the kinds that it is trained on."""
 
     def build(self) -> MultimodalRNN:
         model = MultimodalRNN(
@@ -243,7 +243,7 @@ class CaptionTask:
         )
 
     def loss(self, model: MultimodalRNN, batch: Pair) -> Tensor:
-        """This worker's share of the mean negative log-likelihood of a word of the global batch."""
+        """This worker's share of the mean negative log-likelihood per word of the global batch."""
         losses_B: Tensor = model(batch.features.rows, batch.words.rows, batch.words.lengths)
         tokens = torch.tensor(_tokens(batch), device=losses_B.device)
         return losses_B.sum() / gathering.gather(tokens).sum()
@@ -267,7 +267,7 @@ class CaptionTask:
         }
 
     def collapsed_loss(self, images: float) -> float:
-        """What words cost that are drawn by their frequency alone: where training starts."""
+        """The entropy of the word frequencies, the loss at the start of training."""
         logs_V = self.vocabulary.log_frequencies()
         return -float((np.exp(logs_V) * logs_V).sum())
 
@@ -282,12 +282,12 @@ class CaptionTask:
             batch = batch.to(model.mean_F.device)
             total += float(model(batch.features.rows, batch.words.rows, batch.words.lengths).sum())
             tokens += _tokens(batch)
-        # A model that has gone astray costs more than an exponential holds; 1e26 is bad enough.
+        # The loss of a diverged model would overflow exp; 1e26 is bad enough.
         return math.exp(min(total / tokens, 60.0))
 
 
 def _sentences(images: pa.Table) -> list[list[list[str]]]:
-    """Of each image's texts the sentences: those of the whole image."""
+    """The sentences among each image's texts, which are those of the whole image."""
     columns = images["texts"].to_pylist(), images["text_regions"].to_pylist()
     return [
         [words for words, region in zip(texts, regions, strict=True) if region == 0]
@@ -296,5 +296,5 @@ def _sentences(images: pa.Table) -> list[list[list[str]]]:
 
 
 def _tokens(batch: Pair) -> int:
-    """Words to predict: all there are, and an END a text."""
+    """Number of words to predict: all words, and one END per text."""
     return len(batch.words.rows) + len(batch.words.lengths)

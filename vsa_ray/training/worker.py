@@ -1,8 +1,8 @@
-"""What every worker of a training does. It knows no Ray: loop.py tells it where it runs.
+"""What every worker of a training does. Independent of Ray: loop.py provides its environment.
 
-Where a training is, an epoch and a step, says which images come next (order.py) and what dropout
-drops; so a checkpoint holds the model, the optimizer's memory and that position, and a training
-that goes on from one ends with the same weights as one that was never disturbed.
+The position of a training, an epoch and a step, determines which images come next (order.py) and
+what dropout drops. So a checkpoint holds the model, the optimizer's state and that position, and a
+training resumed from one ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from vsa_ray.training.step import Watch, train_step
 from vsa_ray.training.tasks import SPREAD, Metrics, Model, Pair, Task
 
 GPU_STEPS = 20
-"""Steps between two looks at how it goes, on a GPU, which a look makes wait."""
+"""Steps between two synchronisations (looks) on a GPU, which stall it."""
 
 NOTICE_SECONDS = 5.0
-"""Time between two questions whether a node is about to be taken away."""
+"""Time between two checks whether a node is about to be preempted."""
 
 SHOW_SECONDS = 15.0
-"""Time between two reports within an epoch."""
+"""Time between two progress lines within an epoch."""
 
 
 class Place(Protocol):
-    """Where a worker runs. `preempted` and `save` are called by all workers, equally often."""
+    """The environment of a worker. All workers call `preempted` and `save` equally often."""
 
     device: torch.device
 
     def prepare(self, loss: nn.Module) -> nn.Module:
-        """Move it to the device, and average its gradients over workers."""
+        """Move a module to the device, and average its gradients over workers."""
         ...
 
     def latest(self) -> str:
-        """URI of the last checkpoint of this run; "" where there is none."""
+        """URI of the last checkpoint of this run; "" if there is none."""
         ...
 
     def save(self, directory: str, progress: Progress, metrics: Metrics) -> None:
-        """Hand over a checkpoint that was written to a local directory; "" but on worker 0."""
+        """Hand over a checkpoint in a local directory; "" on all workers except 0."""
         ...
 
     def told_to_end(self) -> bool:
-        """Whether this worker has been sent SIGTERM since it was last asked."""
+        """Whether this worker has received SIGTERM since the last call."""
         ...
 
     def preempted(self) -> bool:
-        """Whether a node of any worker is about to be taken away."""
+        """Whether any worker's node is about to be preempted."""
         ...
 
     def show(self, text: str, *, warn: bool = False) -> None:
-        """Let the user know."""
+        """Show a message to the user."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What all workers know together after some steps."""
+    """State that all workers agree on after some steps."""
 
     notice: bool = False
     """A worker was told to end."""
@@ -78,24 +78,24 @@ class Look:
     """It is time for a checkpoint."""
 
     ask: bool = False
-    """It is time to ask for preempted nodes."""
+    """It is time to check for preempted nodes."""
 
     broken: bool = False
     """A number was not finite."""
 
     words: float = 0.0
-    """Of these steps, as the following sums."""
+    """Words of these steps; the following are sums over the steps too."""
 
     loss: float = 0.0
     gradient: float = 0.0
-    """Sum of the norms of the steps' gradients."""
+    """Sum of the gradient norms."""
 
     latest_loss: float = 0.0
     latest_gradient: float = 0.0
 
 
 class TaskLoss(nn.Module):
-    """The loss as a module's forward, which is where DDP hooks in."""
+    """The loss as a module's forward, which DDP hooks into."""
 
     def __init__(self, task: Task, model: Model) -> None:
         super().__init__()
@@ -124,10 +124,10 @@ class Worker:
         self._preempted = self._suspected = self._alarmed = False
 
     def train(self) -> None:
-        """Learn all epochs that are not done yet.
+        """Train all epochs that are not done yet.
 
         Raises:
-            alarms.TrainingError: on all workers alike; the training cannot go on.
+            alarms.TrainingError: on all workers alike; the training cannot continue.
             StorageError: a checkpoint cannot be read.
         """
         start = self._resume()
@@ -145,14 +145,14 @@ class Worker:
         checkpoints.load_weights(uri, self.model)
         progress = checkpoints.load_progress(uri, self.optimizer)
         if progress.step > self.steps or progress.epoch > self.config.epochs:
-            raise StorageError(f"{uri} is of another training: {progress}")
+            raise StorageError(f"{uri} belongs to another training: {progress}")
         if self.rank == 0:
             at = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-            self.place.show(f"going on with {at}, {self.workers} worker(s)")
+            self.place.show(f"resuming at {at}, with {self.workers} worker(s)")
         return progress
 
     def _epoch(self, start: Progress) -> Metrics:
-        """The steps of an epoch that are not done yet -> their mean loss, and speed."""
+        """Run the remaining steps of an epoch -> mean loss, and speed."""
         self.loss_of.train()
         batches = order.global_batches(len(self.images), self.config, start.epoch)
         watch, begun = Watch(self.model, self.place.device), time.monotonic()
@@ -180,7 +180,7 @@ class Worker:
         }
 
     def _batches(self, batches: list[order.Numbers], start: Progress) -> Iterator[Pair]:
-        """This worker's slices of the batches that are left."""
+        """This worker's slices of the remaining batches."""
         return order.ahead(
             self.task.batch(
                 self.images.take(order.share(batch, self.rank, self.workers)),
@@ -191,7 +191,7 @@ class Worker:
         )
 
     def _seed(self, epoch: int, step: int) -> int:
-        """Of dropout: another one in every step of every worker, and the same after a restart."""
+        """Seed of dropout: different for every step and worker, and the same after a restart."""
         entropy = np.random.SeedSequence([self.config.seed, epoch, step, self.rank])
         return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -219,7 +219,7 @@ class Worker:
         )
 
     def _check(self, look: Look, watch: Watch, at: Progress, first: int) -> None:
-        """Stop if numbers are broken; write a checkpoint if it is time, or time is running out."""
+        """Stop if a number is not finite; write a checkpoint if one is due or a worker will end."""
         if look.broken:
             step, names = watch.broken()
             raise alarms.not_finite(names, at.epoch + 1, first + step, self.config)
@@ -231,7 +231,7 @@ class Worker:
             self._preempted = preempted
         if notice or (look.save and at.step < self.steps):
             if notice and self.rank == 0:
-                self.place.show("told that a worker will end: writing a checkpoint", warn=True)
+                self.place.show("a worker is about to end: writing a checkpoint", warn=True)
             self._checkpoint(at, {})
 
     def _show(self, look: Look, at: Progress, speed: float, begun: float) -> None:
@@ -252,7 +252,7 @@ class Worker:
         self.place.show(_line(where, numbers, left))
 
     def _measure(self, metrics: Metrics, epoch: int, begun: float) -> None:
-        """Add the dev metrics to those of an epoch, if it is time, and tell of all of them."""
+        """Add dev metrics to those of an epoch if they are due, and report them all."""
         done = epoch + 1
         if done % self.config.measure_every == 0 or done == self.config.epochs:
             self.model.eval()
@@ -268,7 +268,7 @@ class Worker:
         shown = {name: n for name, n in metrics.items() if name.startswith(("train/", "dev/"))}
         where = f"epoch {epoch + 1}/{self.config.epochs}"
         self.place.show(_line(where, shown, left))
-        # One such epoch may pass: many captioners say one sentence of all images at first.
+        # Tolerate one such epoch: many captioners at first say the same for all images.
         sure = self._suspected or done == self.config.epochs
         self._suspected = bool(alarm) or (self._suspected and SPREAD not in metrics)
         if alarm and sure and not self._alarmed:
@@ -287,12 +287,12 @@ class Worker:
 
 
 def _line(where: str, numbers: Metrics, seconds_left: float) -> str:
-    """How far a training is, as people read it."""
+    """A progress line."""
     names = [name.rpartition("/")[2].replace("_", " ") for name in numbers]
     texts = [f"{name} {_text(n)}" for name, n in zip(names, numbers.values(), strict=True)]
     return f"{where}  {'  '.join(texts)}  ({tqdm.format_interval(seconds_left)} left)"
 
 
 def _text(number: float) -> str:
-    """Four digits; all of a large number, never 1.2e+04."""
+    """Four significant digits, or all digits of a large number; never 1.2e+04."""
     return f"{number:,.0f}" if 1000 <= abs(number) < 1e9 else f"{number:.4g}"
