@@ -1,8 +1,8 @@
-"""What people look at in the end: a gallery of pictures, boxes, words and captions; and a summary.
+"""Render the gallery: a page of pictures, boxes, words and captions, with a summary.
 
-The gallery is one HTML file that needs nothing else: pictures are inside it, and its content
-security policy allows no request at all. It reads without scripts; the script adds that pointing
-at words shows their box, and the other way round. Captions, names and notes are untrusted text.
+The gallery is a single self-contained HTML file: pictures are embedded, and its content security
+policy allows no requests. It is readable without scripts; the script highlights the box of the
+words under the pointer, and vice versa. Captions, names and notes are treated as untrusted text.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 _NUM_COLOURS = 5
-_NUM_LINE_STYLES = 4  # 5 x 4 pairs tell 19 boxes apart
+_NUM_LINE_STYLES = 4  # 5 x 4 combinations distinguish 19 boxes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GalleryRegion:
-    """A box and what was said about it."""
+    """A box and its caption."""
 
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2 in pixels of the picture (not of its thumbnail)."""
 
     label: str
-    """Class of the detector, or ""."""
+    """The detected class, or ""."""
 
     score: float
-    """Confidence of the detector."""
+    """The detector's confidence."""
 
     caption: str
     log_prob: float
@@ -59,8 +59,8 @@ class GalleryWord:
 
     text: str
     region: int | None
-    """Index into the picture's regions; None for a word in no snippet: of a run shorter than
-    snippets.min_words, or unknown to the model and not within a run."""
+    """Index into the picture's regions; None for a word in no snippet: in a run shorter than
+    snippets.min_words, or unknown to the model and outside of runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +73,14 @@ class GalleryImage:
 
     height: int
     jpeg: bytes
-    """The picture as `thumbnail` makes it; not used where `error` is set."""
+    """The picture as made by `thumbnail`; not used if `error` is set."""
 
     caption: str
     log_prob: float
     regions: Sequence[GalleryRegion]
     references: Sequence[Sequence[GalleryWord]]
     error: str = ""
-    """Why this picture failed; it is shown in place of the picture."""
+    """Why this picture failed, shown in place of it."""
 
     def __post_init__(self) -> None:
         for index in {word.region for sentence in self.references for word in sentence}:
@@ -105,8 +105,8 @@ def render_gallery(
 ) -> str:
     """The gallery as the text of one HTML file, to be written as UTF-8.
 
-    `metrics` is the content of metrics.json; parts that are missing or null are left out. `note`
-    says how the results were made; its line breaks are kept.
+    `metrics` is the content of metrics.json; missing or null parts are omitted. `note` says how the
+    results were made; its line breaks are kept.
     """
     failures = 0
     cards = []
@@ -130,12 +130,12 @@ def render_gallery(
         "facts": facts and f'<div class="facts">{facts}</div>',
         "cards": "\n".join(cards),
     }
-    # One pass over the template, so that text which looks like a place in it stays text.
+    # A single pass, so that inserted text that looks like a placeholder is not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
 
 
 def _policy(template: str) -> str:
-    """A content security policy that allows our one style sheet, our one script, and no request."""
+    """A content security policy that allows our style sheet and our script, and no requests."""
     allowed = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
     for tag in ("style", "script"):
         text = template.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
@@ -166,9 +166,9 @@ def _card(image: GalleryImage, card_id: str) -> str:
 
 
 def _looks(image: GalleryImage) -> dict[int, str]:
-    """CSS classes of each region, those with words first: a colour and a line style.
+    """CSS classes (a colour and a line style) of each region, starting with those that have words.
 
-    Regions without words are "spare", hidden until asked for, unless no region has any.
+    Regions without words are "spare", hidden until expanded, unless no region has words.
     """
     every = range(len(image.regions))
     aligned = {word.region for sentence in image.references for word in sentence}
@@ -185,7 +185,7 @@ def _figure(image: GalleryImage, looks: Mapping[int, str]) -> str:
         reason = f"<strong>This picture failed</strong><span>{escape(image.error)}</span>"
         return f'<figure class="failed">{reason}</figure>'
     data = base64.b64encode(image.jpeg).decode()
-    # Inner boxes last, on top, so that a pointer reaches them. Sizes of text are in units of a
+    # Small boxes last, on top, so that the pointer can reach them. Text sizes are relative to a
     # frame 400 wide, which is about its width on a screen.
     unit = max(image.width, image.height * 4 / 3) / 400
     by_size = sorted(looks, key=lambda region: _area(image.regions[region].box), reverse=True)
@@ -231,7 +231,7 @@ def _sentences(image: GalleryImage, card_id: str, looks: Mapping[int, str]) -> s
 def _run(
     region: int | None, words: Iterable[GalleryWord], card_id: str, looks: Mapping[int, str]
 ) -> str:
-    """Words in a row that belong to one region. A link, for a button cannot wrap like text."""
+    """Consecutive words of one region. A link, since a button cannot wrap like text."""
     text = escape(" ".join(word.text for word in words))
     if region is None:
         return f'<span class="unknown">{text}</span>'

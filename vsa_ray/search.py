@@ -1,4 +1,4 @@
-"""Images for a text, by a trained alignment model: every image is scored, none is indexed."""
+"""Text-to-image search with a trained alignment model, by scoring every image (no index)."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from vsa_ray.vocabulary import tokenise
 def search(
     aligner: Aligner, regions: pa.Table, texts: Sequence[str]
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Score every good image against every text by Eq. 8.
+    """Score every usable image against every text by Eq. 8.
 
-    All features of `regions` are in memory, and each region is multiplied with each word.
+    All features of `regions` are in memory, and every region is multiplied by every word.
 
     Args:
-        regions: of schema.REGIONS, made as those that the model learned from.
-        texts: at least one, each with a word that the model knows. Other words are left out.
+        regions: a table of schema.REGIONS, made like the regions the model was trained on.
+        texts: at least one, each with a word that the model knows. Unknown words are ignored.
 
     Returns:
         The image_id of each image whose status is "ok", in the order of `regions`; and scores_BC
         of these images and the texts, higher is better.
 
     Raises:
-        UserError: there is no text, no good image, or a text without a known word.
+        UserError: there is no text, no usable image, or a text without a known word.
     """
     if not texts:
         raise UserError("there is no text to search for")
     good = regions.filter(pc.equal(regions["status"], "ok"))
     if not len(good):
-        raise UserError("no image of the regions table is good: its column `error` says why")
+        raise UserError("no image of the regions table is usable: its column `error` says why")
     ids = [aligner.vocabulary.encode(tokenise(text)) for text in texts]
     unknown = [text for text, own in zip(texts, ids, strict=True) if not len(own)]
     if unknown:
-        raise UserError(f"the model knows no word of {unknown[0]!r}; use words of its training")
+        raise UserError(f"the model knows no word of {unknown[0]!r}; use words it was trained on")
     features = batches.features(good, with_detections=aligner.model.config.detections)
     scores_BC = evaluation.text_scores(aligner.model, features, Ragged.of(ids))
     return good["image_id"].to_pylist(), scores_BC

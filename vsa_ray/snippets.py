@@ -1,9 +1,9 @@
-"""Words of a sentence to regions of its image, in runs: the paper's chain MRF (Eqs. 10-12).
+"""Assign runs of words to regions of the image: the paper's chain MRF (Eqs. 10-12).
 
     E(a) = sum_t v_{a_t} . s_t + beta * sum_t [a_t = a_{t+1}]
 
-The paper says that E is minimised; with these signs it has to be *maximised* for words to go to the
-regions that fit them and for `beta` to hold neighbours together.
+The paper says that E is minimised; with these signs it must be *maximised* for words to get the
+regions that fit them and for `beta` to keep neighbours together.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Floats = npt.NDArray[np.float32]
 States = npt.NDArray[np.int64]
 
 LEAST = 1e-6
-"""Stands for shares below it: 0 has no logarithm. What a model sees is cut at batches.LEAST_SHARE,
-which is larger, since an input should not lie far from all others; here boxes are compared, and of
-two very small shares the larger is still to win. docs/results were measured with both."""
+"""Smaller shares are raised to this value: 0 has no logarithm. Model inputs are clipped at the
+larger batches.LEAST_SHARE, since an input should not be an outlier; here boxes are compared, and of
+two very small shares the larger one should still win. docs/results were measured with both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,13 +41,13 @@ class SnippetConfig:
     "sentence_cosine" and 0.45 with score "sum"."""
 
     detector_weight: float = 0.0
-    """How much the detector's confidence counts: this times the natural log of it is added to
-    v_i . s_t (nothing for the whole image, whose confidence is 1). Above 0, of two boxes that fit a
-    word alike the surer one gets it. 0 leaves it out."""
+    """Weight of the natural log of the detector's confidence, which is added to v_i . s_t (0 for
+    the whole image, whose confidence is 1). Above 0, of two boxes that fit a word equally well the
+    more confident one gets it."""
 
     min_words: int = 1
-    """Fewest known words of a snippet. Shorter ones are dropped: the captioner does not learn from
-    them, and the gallery does not show where their words went."""
+    """Minimum number of known words of a snippet. Shorter ones are dropped: the captioner is not
+    trained on them, and the gallery does not show their regions."""
 
     def __post_init__(self) -> None:
         for name in ("beta", "detector_weight"):
@@ -70,25 +70,25 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """words[first:stop] of a sentence, and the region that they describe."""
+    """words[first:stop] of a sentence, and the region they are assigned to."""
 
     region: int
     first: int
     stop: int
     score: float
-    """Mean over the known words of v_i . s_t."""
+    """Mean of v_i . s_t over the known words."""
 
 
 def viterbi(scores: Sequence[Floats], beta: float) -> list[States]:
-    """The best chain of each sentence, exactly, in O(words x regions).
+    """The exact best chain of each sentence, in O(words x regions).
 
     Args:
-        scores: for each sentence an (T, M) array of v_i . s_t; T and M may differ.
+        scores: for each sentence a (T, M) array of v_i . s_t; T and M may differ.
         beta: >= 0.
 
     Returns:
-        For each sentence the (T,) region of every word. Of equally good chains, the one that
-        changes region least late: a tie stays on its region, and ends on the lowest one.
+        For each sentence the (T,) region of every word. Ties are resolved from the end: the last
+        word takes the lowest region, and earlier words stay on the region of the word after them.
     """
     lengths = np.array([len(sentence) for sentence in scores], dtype=np.int64)
     if not len(scores) or not lengths.max():
@@ -105,7 +105,7 @@ def viterbi(scores: Sequence[Floats], beta: float) -> list[States]:
         switch_C1 = best_CM.argmax(axis=1)[:, None]
         stay_CM = best_CM + beta
         move_C1 = np.take_along_axis(best_CM, switch_C1, axis=1)
-        # Potts: the best other state does not depend on where the chain goes next.
+        # Potts model: the best state to switch from does not depend on the next state.
         came_from_CTM[:, t] = np.where(stay_CM >= move_C1, here_M, switch_C1)
         reached_CM = np.maximum(stay_CM, move_C1) + unary_CTM[:, t]
         # A sentence that has ended keeps its totals, so that one pass serves all lengths.
@@ -125,7 +125,7 @@ def _trace(best_M: npt.NDArray[np.float64], came_from_TM: States) -> States:
 
 
 def runs(states: States) -> Iterator[Run]:
-    """Maximal runs of equal states, in order of the words."""
+    """Maximal runs of equal states, in word order."""
     starts = np.flatnonzero(np.diff(states, prepend=-1))
     stops = np.append(starts, len(states))[1:]
     for first, stop in zip(starts, stops, strict=True):
@@ -136,7 +136,7 @@ def runs(states: States) -> Iterator[Run]:
 def word_scores(
     model: AlignmentModel, features_RF: torch.Tensor, sentences: Ragged
 ) -> list[Floats]:
-    """v_i . s_t of one image and some sentences -> for each sentence (T, R)."""
+    """v_i . s_t for one image and some sentences -> (T, R) for each sentence."""
     device = model.mean_F.device
     regions_RD = model.encode_regions(features_RF.to(device))
     words_WD = model.encode_words(sentences.rows.to(device), sentences.lengths.to(device))
@@ -145,7 +145,7 @@ def word_scores(
 
 
 def weighted_log(share_R: Floats, weight: float) -> Floats:
-    """What a number of [0, 1] for each region, such as its confidence, adds to v_i . s_t.
+    """The bonus to v_i . s_t from a number in [0, 1] per region, such as its confidence.
 
     See SnippetConfig.detector_weight, and evaluation.Hints.
     """
@@ -159,10 +159,10 @@ def align(
     confidence_R: Floats,
     sentences: Sequence[Sequence[str]],
 ) -> list[list[Snippet]]:
-    """Cut some sentences of one image into snippets, on regions that the model sees.
+    """Cut sentences of one image into snippets on regions that the model sees.
 
-    A word that the model does not know stays with the known words around it, where those are on
-    one region, and is in no snippet otherwise.
+    A word unknown to the model joins the known words around it if they are on the same region, and
+    is in no snippet otherwise.
     """
     if not sentences:
         return []
@@ -190,7 +190,7 @@ def align(
 
 
 class ExtractSnippets:
-    """Stage: images with their sentences (texts.attach) in, a `snippets` row a sentence out."""
+    """Stage: images with their sentences (texts.attach) in, one `snippets` row per sentence out."""
 
     def __init__(self, config: SnippetConfig, checkpoint: str) -> None:
         self.config = config
@@ -209,13 +209,13 @@ class ExtractSnippets:
 
 
 def without_snippets(images: pa.Table) -> pa.Table:
-    """What ExtractSnippets would make, but with no snippet in any sentence."""
+    """The rows that ExtractSnippets would make, but without snippets."""
     texts = images["texts"].to_pylist()
     return _as_table(images, [[] for of_image in texts for _ in of_image])
 
 
 def _as_table(images: pa.Table, snippets: Sequence[list[dict[str, Any]]]) -> pa.Table:
-    """A row for each sentence of each image, with its snippets."""
+    """One row per sentence of each image, with its snippets."""
     names = ("image_id", "split", "text_ids", "texts")
     columns = (images[name].to_pylist() for name in names)
     sentences = [

@@ -1,4 +1,4 @@
-"""Features in units of their own spread, as both models see them."""
+"""Standardisation of features, as part of both models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class Standardised(nn.Module):
-    """A model that sees features as `(features - mean_F) / scale_F`; both are in its checkpoint.
+    """Base of models that see features as `(features - mean_F) / scale_F`, kept in the checkpoint.
 
-    As a part of a model, and not its base, it would give these two other names there.
+    A base class rather than a submodule, which would change the two names in checkpoints.
 
     Args:
-        feature_dim: numbers of a feature. Until `standardise`, it is seen as it is.
+        feature_dim: width F of a feature. Until `standardise` is called, features are unchanged.
     """
 
     mean_F: Tensor
@@ -24,14 +24,14 @@ class Standardised(nn.Module):
         self.register_buffer("scale_F", torch.ones(feature_dim))
 
     def standardise(self, mean_F: Tensor, scale_F: Tensor) -> None:
-        """From now on see features relative to these.
+        """Set the mean and scale.
 
         Args:
             mean_F: mean over the training split.
-            scale_F: standard deviation over it; a number that never varies (0) is only shifted.
+            scale_F: standard deviation over it; elements that never vary (0) are only shifted.
 
         Raises:
-            ValueError: not F numbers each, one that is not finite, or a scale that is negative.
+            ValueError: not F numbers each, or not finite, or a negative scale.
         """
         for name, value_F in (("mean_F", mean_F), ("scale_F", scale_F)):
             if value_F.shape != self.mean_F.shape:
@@ -45,6 +45,6 @@ class Standardised(nn.Module):
         self.scale_F.copy_(torch.where(scale_F > 0, scale_F, 1.0))
 
     def standardised(self, features_PF: Tensor) -> Tensor:
-        """Features of any float type -> (P, F) in that of the model."""
-        # Converted as a whole first: arithmetic of two types is several times slower on a CPU.
+        """Features of any float type -> (P, F) standardised, in the model's type."""
+        # Converted first: arithmetic on mixed types is several times slower on a CPU.
         return (features_PF.to(self.mean_F.dtype) - self.mean_F).div_(self.scale_F)

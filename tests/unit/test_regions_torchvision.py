@@ -74,7 +74,7 @@ def test_weights_of_another_detector(tmp_path: Path) -> None:
     config = RegionConfig(detector="torchvision", architecture=NAME, weights=str(file))
     with pytest.raises(
         ValueError,
-        match=r"detector\.pth, with 91 classes .*\.names, one a line\), does not fit the model: no",
+        match=r"detector\.pth, with 91 classes .*\.names, one per line\), does not fit the model",
     ):
         TorchvisionDetector(config, CPU)
 
@@ -91,7 +91,7 @@ def test_a_detector_of_other_classes(tmp_path: Path) -> None:
     torch.save(model.state_dict(), file)
     config = RegionConfig(detector="torchvision", architecture=NAME, weights=str(file))
     with pytest.raises(
-        UserError, match=r"with 91 classes \(other classes .*mine\.names, one a line"
+        UserError, match=r"with 91 classes \(other classes .*mine\.names, one per line"
     ):
         TorchvisionDetector(config, CPU)
     (tmp_path / "mine.names").write_text("screw\nsnow plough\n")

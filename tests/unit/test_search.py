@@ -66,5 +66,5 @@ def test_what_cannot_be_searched(aligner: Aligner, regions: pa.Table) -> None:
         search(aligner, regions, [])
     with pytest.raises(ValueError, match="knows no word of 'Zebra'"):
         search(aligner, regions, ["a dog", "Zebra"])
-    with pytest.raises(ValueError, match="no image of the regions table is good"):
+    with pytest.raises(ValueError, match="no image of the regions table is usable"):
         search(aligner, regions.slice(4), ["a dog"])

@@ -122,7 +122,7 @@ def test_a_store_that_dies_during_a_job_does_not_stop_it(
     with tracking.run("training", {}) as run:
         break_store(here)
         run.metrics({"train/loss": 1.0})
-    assert "did not take a log" in caplog.text
+    assert "did not accept a log" in caplog.text
 
 
 def test_a_store_that_dies_does_not_hide_why_the_job_failed(here: Path) -> None:

@@ -94,14 +94,14 @@ class Layout:
         return max(candidates, key=lambda folder: len(wanted & folder.keys()), default={})
 
     def named(self, names: set[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """What images a file means by names and paths.
+        """Resolve the names and paths by which a file refers to images.
 
-        A path means the image that is there, counted from the directory or from above it. A name,
-        or a path at which there is none, is looked up in the folder that holds the most of them.
+        A path may be relative to this directory or to one above it. A name, or a path without an
+        image, is looked up in the folder with the most of them.
 
         Returns:
-            Name or path -> image_id: the image's name, or its path where two share the name; and
-            image_id -> URI of all images in the folders of those that were found.
+            Name or path -> image_id: the image's name, or its path if two images share the name;
+            and image_id -> URI of all images in the folders of those that were found.
         """
         paths = self.images()
         found = {name: uri for name in names if (uri := _at_end_of(name, paths))}
@@ -144,7 +144,7 @@ class Layout:
 
 
 def _at_end_of(path: str, paths: Mapping[str, str]) -> str | None:
-    """The URI of the longest end of a path that is one of `paths` and names a folder."""
+    """The URI for the longest suffix of a path that is in `paths` and includes a folder."""
     parts = PurePosixPath(path).parts
     ends = ("/".join(parts[first:]) for first in range(len(parts) - 1))
     return next((paths[end] for end in ends if end in paths), None)

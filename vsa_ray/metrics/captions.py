@@ -1,8 +1,8 @@
-"""Generated sentences against people's, scored as pycocoevalcap does: BLEU, ROUGE-L, CIDEr, METEOR.
+"""Score captions against human sentences with pycocoevalcap: BLEU, ROUGE-L, CIDEr, METEOR.
 
-Published numbers tokenise with the Penn Treebank rules and report METEOR; both are Java programs.
-Without a working Java the sentences are tokenised by `vocabulary.tokenise`, METEOR is left out, and
-the result says so: such numbers differ a little from published ones.
+Published scores use the Penn Treebank tokeniser and include METEOR; both are Java programs. Without
+a working Java, sentences are tokenised by `vocabulary.tokenise`, METEOR is omitted, and the result
+says so: such scores differ slightly from published ones.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vsa_ray.vocabulary import tokenise
 logger = logging.getLogger(__name__)
 
 _BLOCK_DISTANCES = 1 << 24
-"""Distances held at once: 64 MiB."""
+"""Distances in memory at once: 64 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
-    """Scores of a corpus, times 100 as in the papers' tables."""
+    """Corpus-level scores, times 100 as in the papers' tables."""
 
     bleu1: float
     bleu2: float
@@ -37,7 +37,7 @@ class CaptionScores:
     bleu4: float
     rouge_l: float
     cider: float
-    """Its weights come from the references of this corpus: 0 for a single image."""
+    """Its weights come from this corpus's references, so it is 0 for a single image."""
 
     meteor: float | None
     """None without a working Java."""
@@ -49,11 +49,11 @@ class CaptionScores:
 def score_captions(
     hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> CaptionScores:
-    """Score one caption an image against the image's reference sentences.
+    """Score one caption per image against the image's reference sentences.
 
     Args:
-        hypotheses: image id to caption; an empty caption scores nothing and is counted.
-        references: image id to one sentence or more, of the same images.
+        hypotheses: image id -> caption; an empty caption scores 0 and counts.
+        references: image id -> one or more sentences, for the same images.
 
     Raises:
         ValueError: no images, different images, or an image without a reference.
@@ -84,10 +84,10 @@ def score_captions(
 def cider(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> float:
-    """CIDEr, times 100, of one tokenised caption an image, without Java: a second for 1,000 images.
+    """CIDEr, times 100, of one tokenised caption per image, without Java: 1 s for 1,000 images.
 
     Raises:
-        ValueError: no images, or not as many of one as of the other.
+        ValueError: no images, or different numbers of captions and references.
     """
     if not hypotheses:
         raise ValueError("there are no captions to score")
@@ -111,11 +111,11 @@ def _check_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequ
 
 
 def _tokenise(texts: list[list[str]]) -> tuple[list[list[str]], Literal["ptb", "vsa_ray"]]:
-    """Sentences as tokens with spaces between, in the groups they came in."""
+    """Tokenise sentences, with tokens separated by spaces, keeping their groups."""
     try:
         flat = iter(java.ptb_tokenise([text for own in texts for text in own]))
     except java.JavaError as error:
-        logger.warning("%s. Tokenising by our own rules, without METEOR; is Java installed?", error)
+        logger.warning("%s. Using our own tokeniser, without METEOR; is Java installed?", error)
         return [[" ".join(tokenise(text)) for text in own] for own in texts], "vsa_ray"
     return [[next(flat) for _ in own] for own in texts], "ptb"
 
@@ -124,7 +124,7 @@ def _meteor(tokenised: list[list[str]]) -> float | None:
     try:
         return 100.0 * java.meteor([own[0] for own in tokenised], [own[1:] for own in tokenised])
     except java.JavaError as error:
-        logger.warning("%s. METEOR is left out.", error)
+        logger.warning("%s. METEOR is omitted.", error)
         return None
 
 
@@ -135,8 +135,8 @@ def nearest_neighbour_captions(
 ) -> list[str]:
     """A baseline that generates nothing: the first sentence of the nearest training image.
 
-    Nearest by Euclidean distance of the whole-image features, as in the paper's Table 2. Holds both
-    matrices in float32, and 64 MiB of distances.
+    Nearest by Euclidean distance of the whole-image features, as in the paper's Table 2. Memory:
+    both matrices in float32, and 64 MiB of distances.
 
     Raises:
         ValueError: features of different widths, or a training image without a sentence.
@@ -160,6 +160,6 @@ def nearest_neighbour_captions(
     for start in range(0, len(test_BF), step):
         distance_BN = test_BF[start : start + step] @ train_NF.T
         distance_BN *= -2
-        distance_BN += square_N  # |a - b|^2 without |a|^2, which all b have in common
+        distance_BN += square_N  # |a - b|^2 without |a|^2, which is the same for all b
         nearest += distance_BN.argmin(axis=1).tolist()
     return [sentences[n] for n in nearest]

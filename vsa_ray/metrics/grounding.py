@@ -1,9 +1,9 @@
-"""Regions chosen for phrases, against the boxes that people drew for those phrases.
+"""Score regions chosen for phrases against the human-drawn boxes of those phrases.
 
-A phrase may have several boxes, and any of them is right. Two measures: the region's box has an IoU
-of 0.5 or more with one of them ("iou50"); or, more forgiving, its centre lies in one of them
-("pointing"). A phrase without an answer is wrong, never left out: when the regions of its image
-failed, or when the model knows none of its words.
+A phrase may have several boxes; any of them counts as correct. Two measures: the region has an IoU
+of at least 0.5 with one of them ("iou50"); or, more lenient, its centre lies in one of them
+("pointing"). A phrase without an answer, because its image failed or the model knows none of its
+words, counts as wrong.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ PhraseKey = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """Phrases whose region is right, in percent of all, beside what takes no model at all."""
+    """Percentage of phrases with a correct region, and baselines that need no model."""
 
     phrases: int
     answered: int
-    """Phrases that a region was chosen for; the others count as wrong."""
+    """Phrases for which a region was chosen; the others count as wrong."""
 
     iou50: float
     pointing: float
 
     upper_bound_iou50: float
-    """Any region of the image, the whole image among them, is right."""
+    """Any region of the image is correct, including the whole image."""
 
     upper_bound_pointing: float
 
     random_iou50: float
-    """Expected of a random detection, exactly; the whole image where there is no detection."""
+    """Exact expectation for a random detection; the whole image if there is no detection."""
 
     random_pointing: float
 
     most_confident_iou50: float
-    """The detector's first box; the whole image where there is no detection."""
+    """The detector's first box; the whole image if there is no detection."""
 
     most_confident_pointing: float
 
@@ -76,9 +76,9 @@ def score_grounding(
     """Score the regions chosen for phrases.
 
     Args:
-        phrases: of schema.PHRASES; all of them count.
+        phrases: a table of schema.PHRASES; all phrases count.
         regions: image_id, width, height and boxes of schema.REGIONS.
-        chosen: index of the region chosen for each phrase, where there is one.
+        chosen: index of the region chosen for each phrase that has an answer.
 
     Raises:
         ValueError: no phrases, a phrase without a box, or a choice that fits no phrase or region.
@@ -92,7 +92,7 @@ def score_grounding(
         raise ValueError(f"{len(strange)} regions are chosen for unknown phrases: {min(strange)}")
     if absent := sum(image_id not in pictures for image_id in by_image):
         logger.warning(
-            "%d of %d images have no regions; their phrases are wrong", absent, len(by_image)
+            "%d of %d images have no regions; their phrases count as wrong", absent, len(by_image)
         )
 
     none = _Picture(np.empty((0, 4)), np.ones(4))
@@ -110,14 +110,14 @@ def score_grounding(
 def choose_by_score(
     scores_TR: Floats, positions_T: Sequence[int], first: int, stop: int
 ) -> int | None:
-    """The region of words[first:stop] where words are independent: the best sum of v_i . s_t.
+    """The region of words[first:stop] if words are independent: the highest sum of v_i . s_t.
 
     Args:
-        scores_TR: of the words that the model knows.
-        positions_T: where those words stand in their sentence (Vocabulary.known).
+        scores_TR: scores of the words that the model knows.
+        positions_T: positions of those words in their sentence (Vocabulary.known).
 
     Returns:
-        The region, or None where the model knows no word of the phrase.
+        The region, or None if the model knows no word of the phrase.
     """
     known = [t for t, position in enumerate(positions_T) if first <= position < stop]
     return int(scores_TR[known].sum(axis=0).argmax()) if known else None
@@ -128,8 +128,8 @@ def choose_by_assignment(
 ) -> int | None:
     """The region of words[first:stop] in a chain (snippets.viterbi): that of most of its words.
 
-    A tie goes to the region of the later word, since the noun ends an English phrase. Arguments and
-    result are as in `choose_by_score`.
+    A tie goes to the later word's region, since English noun phrases end with the noun. Arguments
+    and result are as in `choose_by_score`.
     """
     regions = [
         int(region)
@@ -140,7 +140,7 @@ def choose_by_assignment(
 
 
 def iou(boxes_N4: Floats, boxes_M4: Floats) -> Floats:
-    """(N, M) area that two boxes share, over the area that they cover; 0 for two empty boxes."""
+    """(N, M) intersection over union of boxes; 0 for two empty boxes."""
     a_N14 = boxes_N4[:, None].astype(np.float64)
     b_M4 = boxes_M4.astype(np.float64)
     shared_NM2 = np.minimum(a_N14[..., 2:], b_M4[:, 2:]) - np.maximum(a_N14[..., :2], b_M4[:, :2])
@@ -157,7 +157,7 @@ def _area(boxes: Floats) -> Floats:
 def _correct(
     picture: _Picture, phrases_P: Sequence[_Phrase], chosen: Mapping[PhraseKey, int]
 ) -> Floats:
-    """(5, 2, P) how right each phrase is, in the order of the fields of `Grounding`."""
+    """(5, 2, P) correctness of each phrase, in the order of the fields of `Grounding`."""
     regions = len(picture.boxes)
     for phrase in phrases_P:
         if phrase.key in chosen and not 0 <= chosen[phrase.key] < regions:
@@ -186,7 +186,7 @@ def _correct(
 
 
 def _right(regions_R4: Floats, truth: Sequence[Floats]) -> Bools:
-    """(2, R, P) whether a region is right for a phrase, by IoU and by pointing."""
+    """(2, R, P) whether a region is correct for a phrase, by IoU and by pointing."""
     truth_N4 = np.concatenate(truth)
     starts_P = np.cumsum([0, *(len(boxes) for boxes in truth[:-1])])
     centres_R12 = (regions_R4[:, None, :2] + regions_R4[:, None, 2:]) / 2
@@ -219,6 +219,6 @@ def _phrases_by_image(phrases: pa.Table) -> dict[str, list[_Phrase]]:
         for position, phrase in enumerate(row["phrases"]):
             key = (row["sentence_id"], position)
             if not phrase["boxes"]:
-                raise ValueError(f"phrase {key} has no box, so nothing to be right about")
+                raise ValueError(f"phrase {key} has no box, so no region can be correct")
             by_image[row["image_id"]].append(_Phrase(key, np.array(phrase["boxes"]), size_4))
     return by_image

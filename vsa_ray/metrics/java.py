@@ -1,9 +1,8 @@
-"""The two Java programs of the published caption scores: a tokeniser, and METEOR.
+"""The two Java programs behind the published caption scores: a tokeniser, and METEOR.
 
-pycocoevalcap brings both as jars with a Python class around each. We use its jars and not its
-classes: these write beside the installed package, print to stderr, follow the locale of the machine
-(METEOR stops where decimals are written with a comma), and wait for ever on a lock once METEOR has
-failed.
+pycocoevalcap ships both as jars with Python wrappers. We use its jars but not its wrappers, which
+write into the installed package, print to stderr, depend on the machine's locale (METEOR fails with
+a decimal comma), and block for ever on a lock once METEOR has failed.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from threading import Timer
 from pycocoevalcap.meteor import meteor as meteor_module
 from pycocoevalcap.tokenizer import ptbtokenizer as ptb_module
 
-# The same text in and out on every machine; command-line options win over JAVA_TOOL_OPTIONS.
+# The same text on every machine; command-line options override JAVA_TOOL_OPTIONS.
 _JAVA = ["java", "-Duser.language=en", "-Dfile.encoding=UTF-8"]
 _PTB_JAR = Path(ptb_module.__file__).with_name(ptb_module.STANFORD_CORENLP_3_4_1_JAR)
 _METEOR_JAR = Path(meteor_module.__file__).with_name(meteor_module.METEOR_JAR)
 _PUNCTUATION = frozenset(ptb_module.PUNCTUATIONS)
 
 TIMEOUT_SECONDS = 1800.0
-"""After this a Java program counts as hung. METEOR alone takes 15 CPU-seconds to start."""
+"""After this time a Java program counts as hung. METEOR needs 15 CPU seconds just to start."""
 
 
 class JavaError(RuntimeError):
@@ -32,13 +31,13 @@ class JavaError(RuntimeError):
 
 
 def ptb_tokenise(sentences: Sequence[str]) -> list[str]:
-    """Lower-case Penn Treebank tokens without punctuation, a space between them.
+    """Lower-case Penn Treebank tokens without punctuation, separated by spaces.
 
     Raises:
         JavaError
     """
-    # str.split knows every line separator of Unicode: one of them inside a sentence would shift
-    # all lines after it.
+    # str.split removes all Unicode line separators: one inside a sentence would shift all lines
+    # after it.
     lines = "".join(" ".join(sentence.split()) + "\n" for sentence in sentences)
     program = ["-cp", str(_PTB_JAR), "edu.stanford.nlp.process.PTBTokenizer"]
     try:
@@ -66,14 +65,14 @@ def ptb_tokenise(sentences: Sequence[str]) -> list[str]:
 
 
 def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR 1.5 of tokenised sentences, over the whole corpus, between 0 and 1.
+    """Corpus-level METEOR 1.5 of tokenised sentences, between 0 and 1.
 
     Raises:
         JavaError
     """
     program = ["-Xmx2G", "-jar", str(_METEOR_JAR)]
     command = [*_JAVA, *program, "-", "-", "-stdio", "-l", "en", "-norm"]
-    # A file, since METEOR would block on a pipe that is full.
+    # A file, since METEOR would block on a full pipe.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         try:
             with subprocess.Popen(
@@ -94,7 +93,7 @@ def _meteor(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> float:
-    """Ask a running METEOR: a line of statistics for each sentence, then a score for all lines."""
+    """Query a running METEOR: a line of statistics per sentence, then the score of all lines."""
     watchdog = Timer(TIMEOUT_SECONDS, process.kill)
     watchdog.start()
     try:

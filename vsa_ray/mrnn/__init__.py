@@ -1,8 +1,8 @@
 """The caption model (section 5 of the paper).
 
-model.py    learns from sentences
-beam.py     writes them, in ids of words
-writing.py  writes them in words
+model.py    the model and its loss
+beam.py     beam search, in word ids
+writing.py  captions as text
 """
 
 from vsa_ray.mrnn.beam import Caption, beam_search

@@ -1,17 +1,17 @@
-"""Write captions with a `MultimodalRNN`: beam search over many images at once.
+"""Decode captions with a `MultimodalRNN`: beam search over many images at once.
 
-What is found, for each image: at every step the `beam_size` most probable extensions of the live
-sentences by one word or END are kept. Those that END leave the beam, and the best of them is
-remembered; the others live on. An image is done when no live sentence is more probable than its
-best finished one, since log-probabilities only fall. Scores are sums of log-probabilities, not
-divided by length. Equal scores are ranked by the parent's rank and then by word id, so that the
-captions do not depend on a library's sorting. A beam of 1 is greedy search.
+Algorithm, for each image: at every step, keep the `beam_size` most probable extensions of the live
+sentences by one word or END. Those with END leave the beam, and the best of them is remembered; the
+others stay live. An image is done when no live sentence is more probable than its best finished
+one, since log-probabilities can only fall. Scores are sums of log-probabilities, not divided by
+length. Ties are broken by the parent's rank and then by word id, so captions do not depend on a
+library's sorting. A beam of 1 is greedy search.
 
-How: nearly all the arithmetic is one (B K, H) x (H, V) product a step, and the rest is arranged to
-read its result as few times as possible. What a word adds to the next state is looked up in a table
-made once. Log-probabilities of all words are never written out: the vocabulary is cut into groups,
-and the best extensions lie in the groups with the highest maxima, so only K groups an image are
-looked into. Images that are done leave the batch.
+Implementation: nearly all the arithmetic is one (B K, H) x (H, V) product per step, and the rest
+reads its result as few times as possible. What a word adds to the next state is looked up in a
+precomputed table. Log-probabilities of all words are never materialised: the vocabulary is split
+into groups, and the best extensions lie in the groups with the highest maxima, so only K groups per
+image are examined. Images that are done leave the batch.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from vsa_ray.mrnn.model import MultimodalRNN, State
 from vsa_ray.vocabulary import END
 
 _GROUP = 64
-"""Words in a group: near the square root of usual vocabularies, and of whole vector registers."""
+"""Words per group: near the square root of usual vocabulary sizes, and a multiple of the vector
+width."""
 
 _MIN_ROWS = 4
-"""Rows that a product has at least. CPU libraries multiply fewer by other routines, which round
-differently; with as many (in MKL) an image gets the same bits alone as in any batch."""
+"""Minimum rows of a product. CPU libraries use other routines for fewer, which round differently;
+from this size on (in MKL) an image gets the same bits alone as in any batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence that a model wrote."""
+    """A generated sentence."""
 
     ids: list[int]
-    """Words, without START and END."""
+    """Word ids, without START and END."""
 
     log_prob: float
-    """Natural log of the sentence's probability, END included unless `max_words` cut it short."""
+    """Natural log of the sentence's probability, including END unless `max_words` cut it short."""
 
 
 @torch.inference_mode()
@@ -55,12 +56,12 @@ def beam_search(
 ) -> list[Caption]:
     """The most probable sentence found for each feature, in order.
 
-    Takes 8 K V bytes of memory a feature; a thousand at K = 7 and V = 2,538 take 142 MB.
+    Needs 8 K V bytes of memory per feature: 142 MB for a thousand at K = 7 and V = 2,538.
 
     Args:
-        max_words: sentences of so many words are cut there, and need no END.
-        min_words: END is not considered before so many words. At 1 it only rules out the empty
-            sentence, which is useless however probable. Probabilities are not rescaled for it.
+        max_words: sentences are cut off at this length, without END.
+        min_words: END is not allowed before this many words. 1 only rules out the empty sentence,
+            which is useless however probable. Probabilities are not rescaled for it.
 
     Raises:
         ValueError: a setting is out of range, or the model is in training mode.
@@ -85,10 +86,10 @@ def beam_search(
 
 
 class _Search:
-    """Live sentences of A images, K each, the best first; one that has ended scores -inf.
+    """Live sentences of A images, K each, best first; those that have ended score -inf.
 
-    N = A K rows go through the model at a step. Q is the number of groups, and V here a multiple
-    of `_GROUP`: the vocabulary is filled up with words of probability 0.
+    N = A K rows go through the model at each step. Q is the number of groups, and V here is a
+    multiple of `_GROUP`: the vocabulary is padded with words of probability 0.
     """
 
     def __init__(
@@ -115,12 +116,12 @@ class _Search:
         self.table_VG = F.pad(table_VG, (0, 0, 0, fill))
         self.weight_HV = F.pad(weight_VH.t(), (0, fill))
         self.bias_V = F.pad(bias_V, (0, fill), value=-torch.inf)
-        # Written at every step: fresh memory of this size would cost a page fault every 4 KiB.
+        # Reused at every step: fresh memory of this size would cost a page fault every 4 KiB.
         self.logits_NV = bias_V.new_empty(num_rows, num_words + fill)
         self.scratch_NV = torch.empty_like(self.logits_NV)
 
     def advance(self, position: int, *, may_end: bool, is_last: bool) -> bool:
-        """Write one word of every live sentence; False when there is none left."""
+        """Extend every live sentence by one word; False if none is left."""
         num_images, width = self.scores_AK.shape
         logits_NV, state = self._next_words()
         scores_AK, parents_AK, ids_AK = self._extensions(logits_NV, may_end=may_end)
@@ -139,7 +140,7 @@ class _Search:
         return len(live_A) > 0
 
     def _next_words(self) -> tuple[Tensor, State]:
-        """Logits of every word after each sentence, in memory that the next call overwrites."""
+        """Logits of the next word of each sentence, in memory that the next call overwrites."""
         num_rows = len(self.inputs_NG)
         state = None if self.state is None else tuple(_filled(part_NH) for part_NH in self.state)
         state = self.model.step(_filled(self.inputs_NG), state)
@@ -148,9 +149,10 @@ class _Search:
         return logits_NV[:num_rows], state
 
     def _extensions(self, logits_NV: Tensor, *, may_end: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The K best of an image -> scores_AK, ranks of their parents_AK, ids_AK of the new word.
+        """The K best extensions of each image -> scores_AK, ranks of their parents, new word ids.
 
-        A word scores its logit plus an offset of its sentence: score so far - log-sum-exp.
+        The score of an extension is the word's logit plus an offset of its sentence: the score so
+        far minus log-sum-exp.
         """
         num_images = len(self.scores_AK)
         tops_NQ = logits_NV.unflatten(1, (-1, _GROUP)).amax(dim=2)
@@ -160,7 +162,7 @@ class _Search:
             logits_NV[:, END] = -torch.inf
             tops_NQ[:, 0] = logits_NV[:, :_GROUP].amax(dim=1)
         tops_AQ = (tops_NQ + offsets_N1).view(num_images, -1)  # the groups of all its sentences
-        # Back in the order of (parent, word), which decides between equal scores.
+        # Restore the order (parent, word), which breaks ties.
         groups_AK = _best(tops_AQ, self.beam_size).sort(dim=1).values
         images_A1 = torch.arange(num_images, device=groups_AK.device)[:, None]
         flat_AK = groups_AK + images_A1 * tops_AQ.shape[1]
@@ -177,7 +179,7 @@ class _Search:
         return scratch_NV.exp_().sum(dim=1, keepdim=True).log_().add_(top_N1)
 
     def _remember(self, ended_AK: Tensor) -> None:
-        """Keep the best of the sentences that ended now, where it beats those that ended before."""
+        """Keep the best of the newly ended sentences if it beats those that ended before."""
         score_A, rank_A = ended_AK.max(dim=1)
         better_A = (score_A > self.best_B[self.images_A]).nonzero().squeeze(1)
         images_A = self.images_A[better_A]
@@ -192,16 +194,16 @@ class _Search:
 
 
 def _filled(rows: Tensor) -> Tensor:
-    """At least `_MIN_ROWS` rows, zeros after the given ones."""
+    """Pad with rows of zeros to at least `_MIN_ROWS` rows."""
     return rows if len(rows) >= _MIN_ROWS else F.pad(rows, (0, 0, 0, _MIN_ROWS - len(rows)))
 
 
 def _best(scores_AN: Tensor, k: int) -> Tensor:
-    """Positions of the k highest scores of a row, the lower position first among equals.
+    """Positions of the k highest scores of each row; ties go to the lower position.
 
-    `topk` leaves open which of equal values it takes, so no two may be equal: the bits of a float,
-    read as an integer that sorts as the float does, take the upper half of a key, and the
-    position the lower.
+    `topk` does not specify which of equal values it returns, so all keys must differ: the upper
+    half of a key is the float's bits as an integer with the same order, the lower half the
+    position.
     """
     bits_AN = scores_AN.float().view(torch.int32)
     sortable_AN = bits_AN ^ ((bits_AN >> 31) & 0x7FFFFFFF)

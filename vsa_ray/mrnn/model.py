@@ -1,13 +1,13 @@
-"""The multimodal RNN: one vector of an image or a region in, a probability of each next word out.
+"""The multimodal RNN: from the feature of an image or region to probabilities of the next word.
 
     b_v = W_hi CNN(I)                                               (13)
     h_t = f(W_hx x_t + W_hh h_{t-1} + b_h + 1[t = 1] b_v)           (14)
     y_t = softmax(W_oh h_t + b_o)                                   (15)
 
 with f = ReLU, h_0 = 0, x_1 the vector of START, and END the last word to predict. START and END
-share id 0: one is only ever read and the other only ever written.
+share id 0: one is only an input and the other only an output.
 
-With `cell="lstm"` the right-hand side of (14) holds the four gates instead, so the image still
+With `cell="lstm"` the right-hand side of (14) computes the four gates instead, so the image still
 enters once, at the first step, and everything else is the same. G below is its width: H or 4 H.
 """
 
@@ -26,31 +26,31 @@ from vsa_ray.vocabulary import END
 
 Cell = Literal["rnn", "lstm"]
 State = tuple[Tensor, ...]
-"""What a cell carries to the next word: (h,) for the RNN, (h, c) for the LSTM; (N, H) each."""
+"""Recurrent state: (h,) for the RNN, (h, c) for the LSTM; (N, H) each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionerConfig:
     """Size and kind of the caption model.
 
-    The paper also mentions passing b_v and W_hx x_t through f as something that can help; it is
-    left out, because the LSTM helps more and has no place for it.
+    The paper also mentions that passing b_v and W_hx x_t through f can help; this is not
+    implemented, because the LSTM helps more and has no place for it.
     """
 
     cell: Cell = "rnn"
     """The recurrent cell: the paper's "rnn", or "lstm", which has four times as many recurrent
-    weights. On Flickr8k both write about equally well."""
+    weights. On Flickr8k their captions are about equally good."""
 
     hidden_dim: int = 512
-    """Numbers of the state that is carried from word to word."""
+    """Dimension of the recurrent state."""
 
     word_dim: int = 256
-    """Numbers of a word's vector at the input; learned from scratch, which the paper found to be no
-    worse than vectors that were learned elsewhere."""
+    """Dimension of the word vectors at the input; they are learned from scratch, which the paper
+    found to be no worse than pretrained vectors."""
 
     dropout: float = 0.5
-    """Share of the numbers that enter the recurrence (features, word vectors) and leave it that is
-    set to 0 at random in training. More of it works against overfitting."""
+    """Dropout probability of the inputs (features, word vectors) and outputs of the recurrence.
+    More dropout reduces overfitting."""
 
     def __post_init__(self) -> None:
         if self.cell not in get_args(Cell):
@@ -67,10 +67,10 @@ class MultimodalRNN(Standardised):
 
     Args:
         feature_dim: width F of the CNN feature.
-        vocabulary_size: V, ids in use; `len(Vocabulary)`.
-        log_frequencies_V: where the softmax bias starts (`Vocabulary.log_frequencies()`), so that
-            training does not spend its first epoch on learning how common each word is. None
-            where a checkpoint is about to be loaded.
+        vocabulary_size: V, number of word ids; `len(Vocabulary)`.
+        log_frequencies_V: initial softmax bias (`Vocabulary.log_frequencies()`), so that training
+            does not spend its first epoch learning how common each word is. None if a checkpoint is
+            about to be loaded.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class MultimodalRNN(Standardised):
 
     @torch.no_grad()
     def _initialise(self, log_frequencies_V: Tensor | None) -> None:
-        # Uniform, with a bound that shrinks with the fan-in. For the RNN at the paper's width of
-        # 512 that is its U[-.1, .1], and narrower or wider models keep signals of the same size.
+        # Uniform, with a bound that depends on the fan-in. For the RNN at the paper's width of 512
+        # it is about the paper's U[-.1, .1]; other widths keep signals of the same size.
         is_rnn = self.config.cell == "rnn"
         for layer in (self.image_input, self.word_input):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu" if is_rnn else "linear")
         if is_rnn:
-            # Le, Jaitly & Hinton (2015): the image, seen once, is carried to the last word. On
-            # Flickr8k's dev split a CIDEr of 36, greedily, where random numbers gave 30.
+            # Le, Jaitly & Hinton (2015): carries the image, seen once, to the last word. On
+            # Flickr8k's dev split CIDEr, with greedy search, is 36; random weights gave 30.
             nn.init.eye_(self.recurrence.weight)
         else:
             nn.init.kaiming_uniform_(self.recurrence.weight, nonlinearity="linear")
@@ -114,22 +114,22 @@ class MultimodalRNN(Standardised):
         nn.init.uniform_(self.output.weight, -0.01, 0.01)  # the bias decides the first predictions
         self.word_input.bias.zero_()
         if not is_rnn:
-            self.word_input.bias[: self.config.hidden_dim] = 1.0  # remember, until taught to forget
+            self.word_input.bias[: self.config.hidden_dim] = 1.0  # forget gates start open
         if log_frequencies_V is None:
             self.output.bias.zero_()
         else:
             self.output.bias.copy_(log_frequencies_V)
 
     def forward(self, features_BF: Tensor, ids_W: Tensor, lengths_B: Tensor) -> Tensor:
-        """Score sentences, each given its image -> negative log-likelihoods_B, END included.
+        """Negative log-likelihood of each sentence given its image -> losses_B, including END.
 
-        One number a sentence, so that who trains on several workers can divide by the number of
-        tokens of them all.
+        One number per sentence, so that training on several workers can divide by the total number
+        of tokens.
 
         Args:
-            features_BF: one feature a sentence; an image with five sentences comes five times.
-            ids_W: word ids of all sentences end to end, without START and END.
-            lengths_B: how many words each sentence has; 0 is a sentence of END alone.
+            features_BF: one feature per sentence; an image with five sentences occurs five times.
+            ids_W: concatenated word ids of all sentences, without START and END.
+            lengths_B: number of words of each sentence; 0 means only END.
 
         Raises:
             ValueError: the three do not fit together.
@@ -161,9 +161,9 @@ class MultimodalRNN(Standardised):
         return inputs_NG
 
     def step(self, inputs_NG: Tensor, state: State | None) -> State:
-        """Eq. 14, or an LSTM's step; `state` None stands for h_0 = 0.
+        """Eq. 14, or an LSTM's step; `state` None means h_0 = 0.
 
-        `inputs_NG` is the part that no earlier step decides: W_hx x_t + b_h, at t = 1 with b_v.
+        `inputs_NG` is the non-recurrent part: W_hx x_t + b_h, plus b_v at t = 1.
         """
         if state is not None:
             inputs_NG = torch.addmm(inputs_NG, state[0], self.recurrence.weight.t())
@@ -177,16 +177,16 @@ class MultimodalRNN(Standardised):
 
 
 class _Tokens(NamedTuple):
-    """The N tokens of a batch, ENDs included: all first ones, all second ones, and so on.
+    """The N tokens of a batch, including ENDs: all first ones, all second ones, and so on.
 
-    Sentences come longest first, so that those with a token at a step are the first of the step
-    before, and nothing is ever computed for padding.
+    Sentences come longest first, so those with a token at a step are the first ones of the step
+    before, and nothing is computed for padding.
     """
 
-    inputs_N: Tensor  # the word before: START, or a word
+    inputs_N: Tensor  # the previous word: START, or a word
     targets_N: Tensor  # the word to predict: a word, or END
-    sentences_N: Tensor  # whose it is
-    sizes: list[int]  # tokens of each step
+    sentences_N: Tensor  # index of the sentence
+    sizes: list[int]  # number of tokens of each step
 
 
 def _pack(ids_W: Tensor, lengths_B: Tensor) -> _Tokens:

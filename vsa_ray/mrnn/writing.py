@@ -1,4 +1,4 @@
-"""Sentences in words, written for the features of images or regions."""
+"""Captions as text, for features of images or regions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_captions(
     beam_size: int,
     max_words: int = 20,
 ) -> list[tuple[str, float]]:
-    """A sentence and its log-probability for each feature."""
+    """Decode a sentence, with its log-probability, for each feature."""
     features = torch.from_numpy(features_BF).to(model.mean_F.device)
     captions = beam_search(model, features, beam_size=beam_size, max_words=max_words)
     return [(" ".join(vocabulary.decode(caption.ids)), caption.log_prob) for caption in captions]

@@ -1,14 +1,14 @@
-"""Images to regions: the whole image, up to 19 boxes, and one CNN feature each.
+"""From images to regions: the whole image and up to 19 boxes, with one CNN feature each.
 
-config.py              RegionConfig, and what can be checked of it before a job starts
-origins.py             how regions were made, as their tables and models say it
-detectors.py           what a detector is; which boxes of one are kept
+config.py              RegionConfig, and checks that run before a job starts
+origins.py             the settings regions were made with, as recorded in tables and models
+detectors.py           the interface of a detector, and the selection of its boxes
 selective_search.py    R-CNN's proposals: no weights
 picodet.py             a small trained detector in ONNX Runtime: for CPUs
 torchvision_models.py  Faster R-CNN and its relatives: for GPUs
-features.py            one pass of a CNN over an image, RoIAlign of its regions
-weights.py             weight files to state dicts
-batching.py            images of one shape together, so that nothing is padded
+features.py            one pass of a CNN over the image, and RoIAlign of its regions
+weights.py             loads weight files as state dicts
+batching.py            groups images by shape, so that nothing is padded
 stage.py               DetectRegions: loaded images in, regions out; DescribeBoxes for given boxes
 """
 

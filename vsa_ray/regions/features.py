@@ -1,6 +1,6 @@
-"""CNN features of regions: one pass over the image, then RoIAlign, one mean vector a region.
+"""CNN features of regions: one pass over the image, then RoIAlign to one mean vector per region.
 
-With RegionConfig.maps > 1 the means over several of the network's maps stand side by side.
+With RegionConfig.maps > 1 the means over several of the network's maps are concatenated.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from vsa_ray.regions.detectors import Floats
 from vsa_ray.regions.weights import PYPI, fit_by_name, fit_in_order, packaged, read_state_dict
 
 BATCH = {"cuda": 32, "cpu": 1}
-"""Images at once. A CPU gains nothing from more, and one by one its numbers are exactly the same
-whatever the batch."""
+"""Images per batch. A CPU gains nothing from more than one, which also makes the result exactly
+independent of the batch."""
 
 MULTIPLIES_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
-"""Names of CPUs' abilities, the last one ARM's. Others can imitate it, slower than float32."""
+"""CPU capabilities, the last one ARM's. Other CPUs emulate bfloat16, slower than float32."""
 
 LARGEST = torch.finfo(torch.float16).max
 
 SAMPLES = 7
-"""A region's feature is the mean of SAMPLES x SAMPLES points of it."""
+"""A region's feature is the mean over a grid of SAMPLES x SAMPLES points."""
 
 
 class RegionFeatures:
     """A timm CNN, its last maps pooled over each region."""
 
     def __init__(self, config: RegionConfig, device: torch.device) -> None:
-        """Raises ValueError where the weights do not fit, or the network has no map."""
+        """Raises UserError if the weights do not fit, or the network has no feature map."""
         self.config = config
         self.device = device
         self._dtype = precision(config, device)
@@ -53,7 +53,7 @@ class RegionFeatures:
                 f"{config.backbone}; set it to 1, or choose another backbone"
             )
         if device.type == "cpu":
-            # Not autocast: without gradients it would convert all weights anew for every image.
+            # Not autocast: without gradients it would convert all weights again for every image.
             model = model.to(self._dtype)
         self._model = model.to(device).to(memory_format=torch.channels_last)
         trained = timm.get_pretrained_cfg(config.backbone)
@@ -66,7 +66,7 @@ class RegionFeatures:
         for probe in probes:
             if probe.dim() != 4 or probe.shape[3] != 2 * probe.shape[2]:
                 raise UserError(
-                    f"regions.backbone: {config.backbone} makes {tuple(probe.shape)} of an "
+                    f"regions.backbone: {config.backbone} makes {tuple(probe.shape)} from an "
                     "image, not a map of (1, F, h, w); choose a convolutional network"
                 )
         self.feature_dim: int = sum(probe.shape[1] for probe in probes)
@@ -74,7 +74,7 @@ class RegionFeatures:
     def __call__(
         self, images: Sequence[Pixels], boxes: Sequence[Floats]
     ) -> list[npt.NDArray[np.float16]]:
-        """(R, F) of each image, given its (R, 4) boxes."""
+        """(R, F) features for each image, given its (R, 4) boxes."""
         features: dict[int, npt.NDArray[np.float16]] = {}
         sizes = [input_size(image, self.config.image_side) for image in images]
         for group in alike(sizes, BATCH[self.device.type]):
@@ -111,19 +111,19 @@ class RegionFeatures:
                 return [self._model(batch).float()]
             network: Any = self._model
             last, earlier = network.forward_intermediates(batch, indices=self.config.maps)
-        # Where nothing follows its last stage, a network's last map is that stage's.
+        # In networks without layers after the last stage, `last` is that stage's map.
         maps = [last, *(one for one in reversed(earlier) if one is not last)]
         return [one.float() for one in maps[: self.config.maps]]
 
     def _on_map(self, boxes: Floats, image: Pixels, one: Tensor) -> Tensor:
-        """Pixels of the image to cells of its map; the two axes were scaled apart, a little."""
+        """Convert image pixels to map cells; the two axes have slightly different scales."""
         height, width = image.shape[:2]
         scale = [one.shape[3] / width, one.shape[2] / height] * 2
         return torch.from_numpy(boxes * np.array(scale, np.float32)).to(self.device)
 
 
 def precision(config: RegionConfig, device: torch.device) -> torch.dtype:
-    """What the backbone computes in on this machine."""
+    """The number format of the backbone on this machine."""
     if config.precision == "float32":
         return torch.float32
     if device.type == "cuda":
@@ -134,9 +134,9 @@ def precision(config: RegionConfig, device: torch.device) -> torch.dtype:
 
 
 def input_size(image: Pixels, side: int) -> tuple[int, int]:
-    """Height and width for the CNN: the long one `side`, the other to a multiple of its stride.
+    """Height and width for the CNN: `side` for the longer one, a multiple of the stride for both.
 
-    So there are few sizes, and a batch holds many images of each.
+    This leaves few sizes, so a batch has many images of each.
     """
     height, width = image.shape[:2]
     scale = side / max(height, width) / STRIDE
@@ -154,7 +154,7 @@ def make_backbone(config: RegionConfig) -> nn.Module:
         config.backbone, pretrained=source == "timm", num_classes=0, global_pool=""
     )
     if source.startswith(PYPI):
-        # Such packages hold the network under the names of another port of it.
+        # These packages use the parameter names of another port of the network.
         fit_in_order(model, read_state_dict(packaged(source)), source)
     elif source not in ("timm", "random"):
         fit_by_name(model, read_state_dict(source), source)
@@ -163,10 +163,10 @@ def make_backbone(config: RegionConfig) -> nn.Module:
 
 @torch.no_grad()
 def with_folded_norms(model: nn.Module) -> nn.Module:
-    """The same function with its batch norms inside the convolutions before them: 1.2x faster.
+    """The same network with batch norms folded into the convolutions before them: 1.2x faster.
 
-    A norm is taken to belong to the convolution declared just before it. Where that is not how a
-    network works, the comparison at the end says so, and it stays as it is.
+    A norm is assumed to follow the convolution declared just before it. If that is wrong for a
+    network, the comparison at the end detects it, and the model is returned unchanged.
     """
     folded = copy.deepcopy(model)
     for module in list(folded.modules()):

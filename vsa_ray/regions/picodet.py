@@ -1,8 +1,8 @@
 """Small one-stage detectors in ONNX Runtime: models like PaddleDetection's PicoDet.
 
-One input, (1, 3, S, S). Two outputs a stride: first come all the class scores, (1, cells, C), then
-all the box distributions, (1, cells, 4 K), where the distance from a cell's centre to each side of
-its box is spread over K bins of one stride each (generalised focal loss, Li et al. 2020).
+One input, (1, 3, S, S). Two outputs per stride: first all class scores, (1, cells, C), then all box
+distributions, (1, cells, 4 K), where the distance from a cell's centre to each side of its box is
+distributed over K bins of one stride each (generalised focal loss, Li et al. 2020).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vsa_ray.regions.weights import named_classes, names_file
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
-"""Of ImageNet, RGB."""
+"""ImageNet's mean and standard deviation, RGB."""
 
 NOT_A_MODEL = (
     onnxruntime_errors.InvalidArgument,
@@ -33,12 +33,12 @@ NOT_A_MODEL = (
 class PicoDet:
     """A `Detector`.
 
-    The image is stretched to the model's square, as in its training: no pixels go to padding.
-    Classes are COCO's, or the lines of a file beside the model, `<model>.names`.
+    The image is stretched to the model's square input, as in its training, without padding. Classes
+    are COCO's, or the lines of the file `<model>.names` next to the model.
     """
 
     def __init__(self, config: RegionConfig, threads: int) -> None:
-        """Raises ValueError where the weights are no such model, or the names not its own."""
+        """Raises UserError if the weights are not such a model, or the names do not fit it."""
         self.config = config
         self._session = open_model(config.weights, threads)
         (network_input,) = self._session.get_inputs()
@@ -70,10 +70,10 @@ class PicoDet:
 
 
 def open_model(uri: str, threads: int) -> onnxruntime.InferenceSession:
-    """Raises ValueError where it is not a model, or of another layout."""
+    """Open a model. Raises UserError if it is not one, or has another layout."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 3  # older exporters cause a warning for every weight
+    options.log_severity_level = 3  # models of older exporters cause a warning per weight
     data = storage.read_bytes(uri)
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -84,13 +84,13 @@ def open_model(uri: str, threads: int) -> onnxruntime.InferenceSession:
     if not is_layout(inputs, outputs):
         raise UserError(
             f"{uri}: inputs {inputs} and outputs {outputs} are not PicoDet's (an image; scores of "
-            "every stride; box distributions of every stride); export it without its NMS"
+            "every stride; box distributions of every stride); export it without NMS"
         )
     return session
 
 
 def is_layout(inputs: list[list[int]], outputs: list[list[int]]) -> bool:
-    """Whether tensors of these shapes are what the module's docstring says."""
+    """Whether tensors of these shapes have the layout in the module's docstring."""
     half = len(outputs) // 2
     scores, distances = outputs[:half], outputs[half:]
     match inputs:
@@ -107,12 +107,12 @@ def is_layout(inputs: list[list[int]], outputs: list[list[int]]) -> bool:
 
 
 def class_names(uri: str, classes: int) -> list[str]:
-    """Raises ValueError where there are not as many names as classes."""
+    """Names of the model's classes. Raises UserError if their number does not fit."""
     names = named_classes(uri) or coco_names()
     if len(names) != classes:
         raise UserError(
             f"{uri}: {classes} classes, but {len(names)} names; write its names to "
-            f"{names_file(uri)}, one a line"
+            f"{names_file(uri)}, one per line"
         )
     return names
 
@@ -120,15 +120,15 @@ def class_names(uri: str, classes: int) -> list[str]:
 def decode_level(
     scores: Floats, distances: Floats, side: int, min_score: float
 ) -> tuple[Floats, Floats, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Boxes of one stride that are confident enough, in pixels of the network's input.
+    """Boxes of one stride with at least `min_score`, in pixels of the network's input.
 
     Args:
         scores: (cells, C), row by row of a square grid.
-        distances: (cells, 4 K) logits, over how many strides left, up, right and down.
-        side: of the network's input, which the grid covers (the last cells may reach beyond).
+        distances: (cells, 4 K) logits of the distances, in strides, to left, top, right, bottom.
+        side: side of the network's input, which the grid covers (the last cells may exceed it).
 
     Returns:
-        (n, 4) boxes, (n,) scores of their best class, and (n,) that class.
+        (n, 4) boxes, (n,) scores of their best classes, and (n,) these classes.
     """
     cells_a_row = round(len(scores) ** 0.5)
     stride = 2 ** round(np.log2(side / cells_a_row))

@@ -1,4 +1,4 @@
-"""R-CNN's region proposals (Uijlings et al. 2013): boxes without weights, classes or confidence."""
+"""R-CNN's region proposals (Uijlings et al. 2013): no weights, classes or confidences."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from vsa_ray.regions.config import RegionConfig
 from vsa_ray.regions.detectors import Detections, select
 
 SEARCH_SIDE = 200
-"""Long side of the picture that is searched: larger ones cost more and rank no better."""
+"""Long side of the picture to search: a larger one costs more, without better ranking."""
 
 SMALLEST_SIDE = 16
-"""Shorter sides hold nothing to find."""
+"""Pictures with a shorter side are not searched."""
 
 AGREEMENT = 0.7
-"""IoU from which two proposals speak of the same thing."""
+"""IoU above which two proposals count as the same object."""
 
 
 class SelectiveSearch:
     """A `Detector`.
 
-    Hundreds of proposals come out of several segmentations, in no useful order. Those that several
-    segmentations agree on tend to be things, and larger things tend to be mentioned, so they are
-    ranked by agreement x sqrt(area). On 400 dev photographs of Flickr8k, 20 regions then hold the
-    box of 71 % of the phrases at IoU 0.5; ranked by area 67 %, in their own order 48 %.
+    Several segmentations yield hundreds of proposals, in no useful order. Those that several
+    segmentations agree on tend to be objects, and larger objects tend to be mentioned, so proposals
+    are ranked by agreement x sqrt(area). On 400 dev photographs of Flickr8k, 20 regions then cover
+    71 % of the phrases' boxes at IoU 0.5; ranked by area 67 %, in their own order 48 %.
     """
 
     def __init__(self, config: RegionConfig, threads: int) -> None:
@@ -48,7 +48,7 @@ class SelectiveSearch:
         search.switchToSelectiveSearchFast()
         found = np.asarray(search.process(), np.float32)  # (n, 4): x, y, width, height
         share = found[:, 2] * found[:, 3] / (size[0] * size[1])
-        # Specks, and what the whole-image region covers already.
+        # Drop specks, and what the whole-image region already covers.
         kept = (share >= 0.005) & (share <= 0.9)
         found, share = found[kept], share[kept]
         if len(found) == 0:
@@ -57,7 +57,7 @@ class SelectiveSearch:
         agreement = (box_iou(boxes, boxes) > AGREEMENT).sum(dim=1).numpy()
         quality = agreement * np.sqrt(share)
         stretch = np.array([width / size[0], height / size[1]] * 2)
-        order = np.lexsort((*found.T, -quality))  # ties in one order: OpenCV's own is random
+        order = np.lexsort((*found.T, -quality))  # fixed order of ties: OpenCV's is random
         return select(
             (boxes.numpy() * stretch)[order],
             (quality / quality.max())[order],

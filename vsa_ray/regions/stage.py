@@ -1,4 +1,4 @@
-"""The stages: loaded images in, regions out."""
+"""The stages from loaded images to regions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from vsa_ray.regions.features import RegionFeatures
 
 # Networks and their libraries are imported where they are built, in the workers: the driver only
-# names this class, and would wait for them for seconds.
+# refers to these classes, and should not have to load them for seconds.
 
 THREADS = 1
-"""Of a worker: where there is no GPU, jobs start a worker for each CPU."""
+"""Threads per worker: without GPUs, jobs start one worker per CPU."""
 
 
 class _DescribeRegions(ABC):
     """Stage: a table of images.LOADED in, schema.REGIONS out. Failed images pass through.
 
-    An image's row does not depend on the images that it shares a batch with.
+    An image's row does not depend on the other images in its batch.
     """
 
     _describe: RegionFeatures
@@ -75,13 +75,13 @@ class _DescribeRegions(ABC):
 
 
 class DetectRegions(_DescribeRegions):
-    """The boxes are those that a detector finds."""
+    """Regions are the boxes found by a detector."""
 
     def __init__(self, config: RegionConfig) -> None:
         """Load the models.
 
         Raises:
-            UserError: as RegionConfig.check; weights that do not fit; cuda without a GPU.
+            UserError: as RegionConfig.check; or weights do not fit, or there is no GPU for cuda.
         """
         config.check()
         device = _device(config)
@@ -93,13 +93,13 @@ class DetectRegions(_DescribeRegions):
 
 
 class DescribeBoxes(_DescribeRegions):
-    """The boxes are given, such as those that people drew; each has a confidence of 1."""
+    """Regions are given boxes, such as human-drawn ones, with a confidence of 1."""
 
     def __init__(self, config: RegionConfig, boxes: pa.Table) -> None:
         """Load the backbone.
 
         Args:
-            boxes: image_id, and boxes in shares of the width and the height of the image.
+            boxes: image_id, and boxes as fractions of the image's width and height.
 
         Raises:
             UserError: as DetectRegions.
@@ -131,7 +131,7 @@ def _load_features(config: RegionConfig, device: torch.device) -> RegionFeatures
 
 @dataclass(frozen=True, slots=True)
 class _Regions:
-    """The whole image and its detections: the columns of its row."""
+    """The region columns of an image's row: the whole image and its detections."""
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -140,16 +140,16 @@ class _Regions:
 
     @classmethod
     def nothing(cls, feature_dim: int) -> _Regions:
-        """Of an image that could not be loaded."""
+        """Regions of an image that could not be loaded."""
         features = np.empty((0, feature_dim), np.float16)
         return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), [], features)
 
 
 def in_pictures(boxes: list[Floats], table: pa.Table) -> Iterator[Floats]:
-    """Boxes in pixels of the loaded images, which may have been shrunk, to pixels of the pictures.
+    """Convert boxes from pixels of the loaded, perhaps downscaled images to original pixels.
 
     Args:
-        boxes: (R, 4) of each row of `table`; the first is the whole image.
+        boxes: (R, 4) for each row of `table`; the first box is the whole image.
     """
     names = ("width", "height", "pixels_width", "pixels_height")
     sizes = zip(*(table[name].to_pylist() for name in names), strict=True)
@@ -188,6 +188,6 @@ def _device(config: RegionConfig) -> torch.device:
 
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise UserError("regions.device is cuda, but this worker has no GPU; auto takes any")
+        raise UserError("regions.device is cuda, but this worker has no GPU; use auto")
     wanted = config.device if config.device != "auto" else "cuda" if available else "cpu"
     return torch.device(wanted)

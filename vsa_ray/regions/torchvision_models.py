@@ -12,18 +12,18 @@ from vsa_ray.regions.detectors import Detections, select
 from vsa_ray.regions.weights import fit_by_name, named_classes, names_file, read_state_dict
 
 BATCH = 8
-"""Images at once: their maps, at 1333 pixels a side, fit a GPU of 16 GB."""
+"""Images per batch: their activations, at 1333 pixels a side, fit into 16 GB of GPU memory."""
 
 MOST_OBLONG = 100
-"""Times as long as wide: scaled to 1333 pixels, longer images would be less than 14 wide or even
-nothing, which torchvision cannot bear. They hold nothing to find."""
+"""Maximum aspect ratio: scaled to 1333 pixels, longer images would be less than 14 pixels wide or
+even empty, which torchvision cannot handle. Nothing would be found in them."""
 
 
 class TorchvisionDetector:
-    """A `Detector`. Images of one shape go together: padding one to another's would change it.
+    """A `Detector`. Images are batched by shape, since padding would change their boxes.
 
-    Of weights in a file, classes are COCO's, or the lines of a file beside it, `<model>.names`, in
-    the order of the model's outputs but for the background, which comes first.
+    Classes of weights from a file are COCO's, or the lines of the file `<model>.names` next to it,
+    in the order of the model's outputs without the background, which comes first.
     """
 
     def __init__(self, config: RegionConfig, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class TorchvisionDetector:
             )
             own = f"{config.weights}, with {len(self._labels)} classes"
             hint = (
-                f"other classes than COCO's are named in {names_file(config.weights)}, one a line"
+                f"other classes than COCO's are named in {names_file(config.weights)}, one per line"
             )
             fit_by_name(model, read_state_dict(config.weights), f"{own} ({hint}),")
         self._model = model.to(device).eval()

@@ -1,4 +1,4 @@
-"""Weight files to state dicts. Nothing here runs code that a file brings along."""
+"""Load weight files as state dicts, without executing code from the files."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def read_state_dict(uri: str) -> dict[str, Tensor]:
 
 
 def names_file(uri: str) -> str:
-    """Where a detector's classes are named, one a line: `<model>.names`, beside its weights."""
+    """The file that lists a detector's classes, one per line: `<model>.names`, next to it."""
     return f"{uri.removesuffix(PurePosixPath(uri).suffix)}.names"
 
 
 def named_classes(uri: str) -> list[str] | None:
-    """The lines of the names file; None where there is none, and the classes are COCO's."""
+    """The lines of the names file; None if there is none, so the classes are COCO's."""
     file = names_file(uri)
     return storage.read_text(file).splitlines() if storage.exists(file) else None
 
@@ -67,7 +67,7 @@ def packaged(name: str) -> str:
 
 
 def fit_by_name(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load `tensors` into `model`, which may leave out a classifier that they have.
+    """Load `tensors` into `model`; surplus tensors, such as a classifier, are ignored.
 
     Raises:
         UserError: a tensor of the model is missing, or has another shape.
@@ -81,7 +81,7 @@ def fit_by_name(model: nn.Module, tensors: dict[str, Tensor], source: str) -> No
 
 
 def fit_in_order(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """`fit_by_name` for the same network under other names: tensor by tensor, in order."""
+    """`fit_by_name` for the same network with other parameter names: match tensors by order."""
     names = list(model.state_dict())
     if len(tensors) < len(names):
         raise UserError(
