@@ -1,13 +1,13 @@
-"""Captions per CPU-second of beam search, and of nothing but its matrix products.
+"""Captions per CPU second of beam search, compared with only its matrix products (the floor).
 
     python -m bench.beam_search
 
 100 images, beam 7, image, word and hidden width 256, 2,538 ids, 20 words with END suppressed, one
 thread, random weights. The floor is the products of the recurrence, of the words and of the output
-layer for all 700 sentences at each of the 20 steps, written into memory that is there already. (The
-search itself looks the words up in a table, and its first step has 100 sentences.)
-Both are timed in turns, and the best turn counts, so that a busy machine disturbs them alike.
-The goal is a ratio of 0.5.
+layer for all 700 sentences at each of the 20 steps, written into preallocated memory. (The search
+itself looks the words up in a table, and its first step has 100 sentences.) Both are timed in
+alternating rounds, and the best round counts, so that a busy machine affects both alike. The goal
+is a ratio of 0.5.
 """
 
 from __future__ import annotations

@@ -1,27 +1,27 @@
-"""Images a second of the jobs on Ray, and of a bare loop over the same pictures without Ray.
+"""Images per second of the jobs on Ray, compared with a bare loop over the same images.
 
     VSA_DATA=FOLDER python -m bench.caption_corpus
 
 Photographs of Flickr8k (FOLDER/data/flickr8k), PicoDet-S's boxes (FOLDER/weights/picodet_s),
-EfficientNet-Lite0's features of up to 20 regions an image, and a sentence for each: hidden width
+EfficientNet-Lite0's features of up to 20 regions per image, and a sentence for each: hidden width
 512, word vectors of 256, 2,538 ids, beam 7. The captioner's weights are random and END is
-suppressed, so that every sentence has 11 words, as those of Flickr8k have on average.
+suppressed, so that every sentence has 11 words, the average of Flickr8k.
 
-The loop is one process that takes one batch after the other: decode, detect, describe, caption, on
-as many threads as there are CPUs, with the batch size that is best for it, and writes nothing. It
-has a turn before and after each job. The jobs are the commands that a user types, with the settings
-that they come with, but for one: Ray's workers are not niced (Ray: 15), as the loop is not.
+The loop is a single process that handles one batch after another (decode, detect, describe,
+caption), on as many threads as there are CPUs, with its best batch size, and writes nothing. It
+runs before and after each job. The jobs are the commands that a user types, with default settings
+except that Ray's workers are not niced (Ray: 15), like the loop.
 
-Steady state: a job is started on the first quarter of the pictures, and again on all of them; what
-the others took more, from the first file that is written to the last, is what they cost. So what a
-job does once (starting Ray, loading models, listing, checking the table), and what it is ahead when
-it writes its first file, is in both and falls out. The goal is a ratio of 0.9 to the mean of the
-loop's turns; the machine's speed is another in every minute, so that the best of several turns is
-no measure of what it has while one job runs. The ratio to it is printed too.
+Steady state: a job runs on the first quarter of the images, and again on all of them; the
+difference of the times from the first written file to the last is the cost of the other images.
+One-time costs (starting Ray, loading models, listing, checking the table), and work done before the
+first file is written, cancel out. The goal is a ratio of 0.9 to the mean of the loop's rounds; the
+machine's speed changes from minute to minute, so the best round does not show what it was during a
+job. The ratio to the best round is printed too.
 
-CPU time is that of all processes of the job, Ray's too, over that of the loop with the setting that
-takes the least of it, which is one thread: several wait for each other. It is the harder one: on
-processes that share caches with others, the same work takes more CPU time.
+CPU time is that of all processes of the job, including Ray's, relative to the loop's minimum, which
+it reaches with one thread: several wait for each other. This is the harder comparison: processes
+that share caches need more CPU time for the same work.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ THREADS = os.cpu_count() or 1
 class BenchConfig:
     jobs: Annotated[tuple[Job, ...], tyro.conf.Positional] = ("detect_regions", "caption_corpus")
     images: int = 1024
-    """A job takes them all, and once more the first quarter of them."""
+    """Images per job; a second run takes only the first quarter."""
 
     loop_images: int = 64
-    """The loop takes so many in a turn."""
+    """Images per round of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
     images_per_second: float
     cpu_ms: float
-    """Of all threads and processes, an image."""
+    """CPU time per image, of all threads and processes."""
 
 
 class Loop:
-    """Decode, detect, describe and, with a captioner, write."""
+    """Decode, detect, describe and, with a captioner, caption."""
 
     def __init__(self, regions: RegionConfig, captioner: checkpoints.Captioner | None) -> None:
         self.config, self.captioner = regions, captioner
@@ -105,7 +105,7 @@ class Loop:
 
 
 def try_settings(loop: Loop, files: list[Path]) -> dict[tuple[int, int], Speed]:
-    """By threads, at most as many as there are CPUs, and batch size."""
+    """The loop's speed by number of threads, up to the number of CPUs, and batch size."""
     speeds = {}
     for threads in sorted({1, THREADS}):
         loop.use(threads)
@@ -121,7 +121,7 @@ def try_settings(loop: Loop, files: list[Path]) -> dict[tuple[int, int], Speed]:
 
 
 def make_captioner(folder: Path, feature_dim: int) -> checkpoints.Captioner:
-    """It has learned nothing, and never ends a sentence."""
+    """An untrained captioner that never ends a sentence."""
     torch.manual_seed(0)
     model = MultimodalRNN(
         CaptionerConfig(),
@@ -137,7 +137,7 @@ def make_captioner(folder: Path, feature_dim: int) -> checkpoints.Captioner:
 
 
 def compare(job: Job, files: list[Path], config: BenchConfig, loop: Loop, folder: Path) -> None:
-    """Loop and job in turns."""
+    """Run the loop and the job alternately."""
     some = files[: config.loop_images]
     print(job)
     tried = try_settings(loop, some)
@@ -146,7 +146,7 @@ def compare(job: Job, files: list[Path], config: BenchConfig, loop: Loop, folder
     def turn() -> Speed:
         loop.use(threads)
         speed = loop(some, batch_size)
-        loop.use(1)  # its threads spin for a while, and the job needs the CPUs
+        loop.use(1)  # idle threads spin for a while, and the job needs the CPUs
         return speed
 
     turns = [turn()]
@@ -170,7 +170,7 @@ def compare(job: Job, files: list[Path], config: BenchConfig, loop: Loop, folder
 
 
 def steady_state(short: Run, long: Run) -> tuple[Speed, float]:
-    """What the images that only the long run had took, and the actors' share of its CPU time."""
+    """The cost of the images that only the long run had, and the actors' share of its CPU time."""
     rows = long.rows - short.rows
     wall = long.writing_seconds - short.writing_seconds
     cpu, in_actors = (

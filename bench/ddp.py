@@ -1,19 +1,18 @@
-"""Steps a second of two workers of one thread each, against one worker of one thread.
+"""Steps per second of two single-threaded workers, compared with one.
 
     python -m bench.ddp           two minutes, on a machine with two idle CPUs
 
-The same global batch in both, of 100 images and of 256: the whole step of alignment training (see
-train_step.py), in real processes over gloo. One worker has all images; of two each has half of
-them, and exchanges words, scores of true pairs and gradients. The rounds of both take turns; each
-round is timed between barriers, by the wall clock. What two workers tell one another is also timed
-bare, with nothing else to do. The goal is 1.7.
+Both have the same global batch, of 100 images and of 256, and run the whole step of alignment
+training (see train_step.py), in real processes over gloo. One worker has all images; two have half
+each, and exchange words, scores of true pairs and gradients. Rounds alternate; each is timed
+between barriers, by the wall clock. The communication of two workers is also timed alone. The goal
+is 1.7.
 
-The limit is two workers who tell one another nothing: each makes up the words of the other's half.
-They do the same arithmetic, share the machine's caches and memory, and repeat the update. It has
-its turns too.
+The upper bound is two workers that do not communicate: each makes up the words of the other's half.
+They do the same arithmetic, share the machine's caches and memory, and repeat the update.
 
-CPU milliseconds are those of one worker with its communication thread. Their ratio leaves out that
-workers wait for one another, and is what can be had on a machine that is busy with other work.
+CPU milliseconds are those of one worker with its communication thread. Their ratio excludes the
+time that workers wait for each other, so it is meaningful on a busy machine too.
 """
 
 from __future__ import annotations
@@ -52,16 +51,16 @@ BATCHES = (100, 256)
 ROUNDS, STEPS = 6, 4
 
 Times = dict[str, list[tuple[float, float]]]
-"""Seconds of a step, or of a message, in each round: by the wall clock, and of CPU."""
+"""Seconds per step, or per message, in each round: wall clock and CPU."""
 
 
 ROLES = ("alone", "together", "together", "apart", "apart")
-"""Of each process."""
+"""Role of each process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """What all processes meet by."""
+    """State shared by all processes."""
 
     images: int
     folder: str
@@ -70,7 +69,7 @@ class Meeting:
 
 
 class LossApart(nn.Module):
-    """The share of one of two workers, who makes up what the other would have told."""
+    """The loss of one of two workers, which makes up what the other would have sent."""
 
     def __init__(self, task: AlignmentTask, model: AlignmentModel, others: Pair) -> None:
         super().__init__()
@@ -93,7 +92,7 @@ class LossApart(nn.Module):
 
 class Worker:
     def __init__(self, role: str, images: int) -> None:
-        """With its part of a global batch of so many."""
+        """`images` is the size of the global batch, of which it takes its part."""
         torch.manual_seed(0)
         self.config, self.task = TrainConfig(), make_task(AlignmentConfig())
         self.model = self.task.build().train()
@@ -116,7 +115,7 @@ class Worker:
         train_step(self.loss_of, self.optimizer, batch, self.config, workers, self.watch)
 
     def messages(self) -> dict[str, Callable[[], object]]:
-        """What a step of two workers sends, and the update that both make alike."""
+        """The communication of a step of two workers, and the update, which both repeat."""
         gradients = torch.zeros(sum(p.numel() for p in self.model.parameters()))
         words_WD = torch.zeros(self.words, self.task.config.embed_dim, requires_grad=True)
         lengths_C = torch.ones(self.words, dtype=torch.int64)

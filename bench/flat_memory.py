@@ -1,17 +1,17 @@
-"""Memory and milliseconds an image of jobs.caption_corpus, on corpora of ten and a hundred times.
+"""Memory and time per image of jobs.caption_corpus, on corpora 10 and 100 times as large.
 
     python -m bench.flat_memory                      1,000, 10,000 and 100,000 images
     python -m bench.flat_memory 1000 5000
 
 Drawn pictures of 16 x 16 pixels in tar files of 1,000, the smallest of timm's test networks with
-random weights, two regions an image, a captioner of 8 hidden units that writes 3 words greedily:
-next to nothing is computed, so what shows is what the job itself needs. Batches are of 16, as by
-default, so 100,000 images are 6,250 slices and 1,600 files.
+random weights, two regions per image, a captioner with 8 hidden units that writes 3 words greedily:
+there is almost no computation, so the numbers show what the job itself needs. Batches are of 16, as
+by default, so 100,000 images are 6,250 slices and 1,600 files.
 
 Peaks in MiB, of the largest process of each kind: the driver; the actors that hold the models; the
-workers that run tasks (reading, loading, writing); Ray's raylet and gcs_server. Memory of their
-own: what they map of the object store is counted once, as the store. Seconds are those from the
-first file to the last. The goal is that no column grows with the corpus.
+workers that run tasks (reading, loading, writing); Ray's raylet and gcs_server. Only private memory
+counts: the mapped object store is counted once, as the store. Times are from the first written file
+to the last. The goal is that no column grows with the corpus.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ COLUMNS = ("driver", "actor", "worker", "raylet", "gcs_server", "store")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
     images: Annotated[tuple[int, ...], tyro.conf.Positional] = (1_000, 10_000, 100_000)
-    """Sizes of the corpus, in thousands."""
+    """Sizes of the corpus, multiples of 1,000."""
 
 
 def make_shards(folder: Path, images: int) -> None:
-    """Tar files that are all the same: ids come from their names."""
+    """Identical tar files; ids differ by their names."""
     folder.mkdir()
     first = folder / "0000.tar"
     rng = np.random.default_rng(0)

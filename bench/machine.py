@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine that a measurement was made on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vsa_ray.machine import commit, processor
 
 
 def machine() -> str:
-    """Processor, torch, commit of this project, threads, load now."""
+    """Processor, torch version, commit of this project, threads, and current load."""
     return (
         f"{processor()}, torch {torch.__version__}, {commit()}\n"
         f"{torch.get_num_threads()} thread(s), {load()}"
@@ -18,5 +18,5 @@ def machine() -> str:
 
 
 def load() -> str:
-    """How many processes wanted a CPU in the last minute; this one counts as soon as it works."""
+    """Load average of the last minute; it includes this process once it has been running."""
     return f"load {os.getloadavg()[0]:.1f}"

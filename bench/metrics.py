@@ -1,4 +1,4 @@
-"""Ranks by counting against ranks by sorting: 1,000 images x 5,000 sentences, both directions.
+"""Ranking by counting compared with sorting: 1,000 images x 5,000 sentences, both directions.
 
 OMP_NUM_THREADS=1 python -m bench.metrics
 """
@@ -29,7 +29,7 @@ def by_counting(scores_BC: npt.NDArray[np.float32], image_of_C: npt.NDArray[np.i
 
 
 def by_sorting(scores_BC: npt.NDArray[np.float32], image_of_C: npt.NDArray[np.int64]) -> Ranks:
-    """What is usually written: an argsort for each query, and a search for the true item in it."""
+    """The usual implementation: an argsort per query, and a search for the true item in it."""
     annotation = [
         np.flatnonzero(image_of_C[np.argsort(-row_C)] == image)[0] + 1
         for image, row_C in enumerate(scores_BC)

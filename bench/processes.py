@@ -1,8 +1,8 @@
-"""A job of this project as a user starts it, and what its processes take while it runs.
+"""Run a job as a user would, and measure the CPU time and memory of its processes.
 
-Linux only: CPU time is read from /proc twice a second, of the job's process and all that it starts
-(Ray's own, actors, tasks), and memory every fifth time: adding up the pages of so many processes
-takes the job's CPUs some milliseconds.
+Linux only: CPU time is read from /proc twice a second, for the job's process and all its
+descendants (Ray's own, actors, tasks), and memory every fifth time, since adding up the pages of so
+many processes costs some CPU milliseconds.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ ENDED = "ended"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 Process = tuple[int, int]
-"""Its number, and when it started: numbers come again."""
+"""Process id and start time, since ids are reused."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """What a job took."""
+    """Resources used by a job."""
 
     cpu: dict[Process, float] = field(default_factory=dict)
-    """Seconds of each process, when it was last seen."""
+    """CPU seconds of each process when it was last seen."""
 
     kinds: dict[Process, str] = field(default_factory=dict)
-    """As `kind_of`."""
+    """Kind of each process, see `kind_of`."""
 
     peak_mib: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Memory of its own of the largest process of a kind; of "store", what all share."""
+    """Peak private memory of the largest process of each kind; for "store", the shared memory."""
 
     def cpu_seconds(self, kind: str = "") -> float:
-        """Of a kind of process, or of all."""
+        """CPU seconds of one kind of process, or of all."""
         return sum(
             seconds for one, seconds in self.cpu.items() if not kind or self.kinds[one] == kind
         )
@@ -56,20 +56,20 @@ class Run:
     usage: Usage
     rows: int
     writing_seconds: float
-    """From the first file to the last."""
+    """From the first written file to the last."""
 
 
 def run_job(name: str, flags: list[str], out: Path) -> Run:
-    """`python -m jobs.NAME FLAGS --out OUT`, to its end, on a Ray of its own.
+    """Run `python -m jobs.NAME FLAGS --out OUT` to its end, with its own Ray.
 
     Raises:
-        SystemExit: it failed; what it said is shown.
+        SystemExit: it failed; the end of its log is shown.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     said = out.parent / f"{out.name}.log"
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": os.pathsep.join(paths)}
-    environment["RAY_worker_niceness"] = "0"  # as what it is compared with
+    environment["RAY_worker_niceness"] = "0"  # like what it is compared with
     with said.open("w") as log:
         job = subprocess.Popen(
             [sys.executable, "-m", f"jobs.{name}", *flags, "--out", str(out)],
@@ -81,7 +81,7 @@ def run_job(name: str, flags: list[str], out: Path) -> Run:
         try:
             usage = watch(job)
         finally:
-            job.kill()  # nothing, where it has ended
+            job.kill()  # no effect if it has ended
     if job.wait():
         sys.exit(f"jobs.{name} failed:\n{said.read_text()[-4000:]}")
     written = {file: span_of(file.name) for file in out.iterdir()}
@@ -91,7 +91,7 @@ def run_job(name: str, flags: list[str], out: Path) -> Run:
 
 
 def watch(job: subprocess.Popen[bytes]) -> Usage:
-    """What a process and its children take, until it ends."""
+    """Measure a process and its descendants until it ends."""
     usage = Usage()
     for sample in count():
         if job.poll() is not None:
@@ -109,7 +109,7 @@ def watch(job: subprocess.Popen[bytes]) -> Usage:
 
 
 def measure(processes: Iterable[Process], usage: Usage) -> None:
-    """Raise the peaks to what these processes have now."""
+    """Update the peaks with the current memory of these processes."""
     shared = 0.0
     for process in processes:
         kind = usage.kinds[process]
@@ -140,7 +140,7 @@ def family(root: int) -> Iterator[tuple[Process, float]]:
 
 
 def memory(number: int) -> tuple[float, float]:
-    """Of a process, in MiB: what is its own, and its part of what is shared (the object store)."""
+    """Private memory of a process, and its share of shared memory (the object store), in MiB."""
     try:
         lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
@@ -151,7 +151,7 @@ def memory(number: int) -> tuple[float, float]:
 
 
 def kind_of(number: int) -> str:
-    """Of a process of Ray: "actor" of ours with a model, other "worker", "raylet", "gcs_server"."""
+    """Kind of a Ray process: "actor" (ours, with a model), "worker", "raylet", "gcs_server"."""
     try:
         command = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[0].decode()
     except OSError:

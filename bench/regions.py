@@ -1,11 +1,11 @@
-"""What an image costs on one thread: decoding, each detector, features; and what boxes are worth.
+"""Cost per image on one thread of decoding, each detector and features; and the boxes' recall.
 
     python -m bench.regions FOLDER                              half a minute, any pictures
     python -m bench.regions FOLDER --onnx picodet.onnx
     python -m bench.regions FLICKR8K --phrases annotations.tar.xz
 
-CPU milliseconds, so a busy machine disturbs little. With --phrases (Flickr30k Entities; FOLDER is
-then the corpus), the share of the phrases of dev images whose box is among the regions at IoU 0.5.
+CPU milliseconds, which a busy machine hardly affects. With --phrases (Flickr30k Entities; FOLDER is
+then the corpus), also the share of phrases of dev images whose box is among the regions at IoU 0.5.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from vsa_ray.regions.stage import make_detector, whole
 class BenchConfig:
     folder: Annotated[str, tyro.conf.Positional]
     onnx: str = ""
-    """A detector in PicoDet's layout, to measure too."""
+    """A detector in PicoDet's layout to measure as well."""
 
     phrases: str = ""
     images: int = 100
@@ -75,7 +75,7 @@ def main(config: BenchConfig) -> None:
 
 
 def pictures(config: BenchConfig) -> tuple[pa.Table, pa.Table]:
-    """An images table, and the phrases of its images (none, where they are not asked for)."""
+    """An images table, and the phrases of its images (empty if not requested)."""
     if not config.phrases:
         corpus = read_corpus(config.folder, ReaderConfig(format="folder"))
         return corpus.images.slice(0, config.images), corpus.phrases
@@ -88,7 +88,7 @@ def pictures(config: BenchConfig) -> tuple[pa.Table, pa.Table]:
 def measure_detector(
     config: RegionConfig, images: dict[str, Pixels], phrases: pa.Table
 ) -> dict[str, Floats]:
-    """The regions that it finds, by image."""
+    """Measure a detector -> the regions it finds, by image."""
     detect = make_detector(config, 1, torch.device("cpu"))
     start = time.process_time()
     found = detect(list(images.values()))
@@ -106,7 +106,7 @@ def measure_detector(
 
 
 def covered(row: dict[str, Any], images: dict[str, Pixels], regions: Floats) -> list[bool]:
-    """Of each phrase of a sentence: whether a region has an IoU of 0.5 with one of its boxes."""
+    """For each phrase of a sentence, whether a region has an IoU of 0.5 with one of its boxes."""
     height, width = images[row["image_id"]].shape[:2]
     scale = torch.tensor([width / row["width"], height / row["height"]] * 2)
     return [
@@ -116,7 +116,7 @@ def covered(row: dict[str, Any], images: dict[str, Pixels], regions: Floats) -> 
 
 
 def compare_backbones() -> None:
-    """The backbone as timm makes it, then step by step as RegionFeatures uses it; one image."""
+    """Time the backbone as made by timm, and with each optimisation of RegionFeatures."""
     plain = make_backbone(RegionConfig())
     folded = with_folded_norms(plain)
     last = torch.channels_last

@@ -3,13 +3,13 @@
     python -m bench.scores               two batches, on one thread and on two: some 2 minutes
     python -m bench.scores large         2,048 images at once, and evaluation: some 2 minutes
 
-Forward and backward of scores and loss, from random vectors that leave about two thirds of the
-hinges open; in the softmax each pair counts. What is compared runs in turns, the best turn counts,
-and one thread is measured in CPU seconds, so a busy machine disturbs little; two threads want an
-idle one. Goals on one thread: 1.4 and 1.3 for the sum of hinges in float32, 0.8 and 0.7 with a
-bfloat16 forward on a processor that has it (AVX512-BF16, AMX; others convert every number, and
-are several times slower than in float32); 2 GiB beyond the inputs for the large batch, and 1.25
-for evaluation.
+Forward and backward of scores and loss, from random vectors for which about two thirds of the
+hinges are positive; in the softmax every pair counts. Rounds alternate and the best one counts; one
+thread is measured in CPU seconds, which a busy machine hardly affects; two threads need an idle
+one. Goals on one thread: 1.4 and 1.3 for the sum of hinges in float32, 0.8 and 0.7 with a bfloat16
+forward on a processor that supports it (AVX512-BF16, AMX; others convert every number, and are
+several times slower than in float32); 2 GiB beyond the inputs for the large batch, and 1.25 for
+evaluation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Batch:
 
     @classmethod
     def random(cls, images: int, regions: int, sentences: int, words: int, dim: int) -> Batch:
-        """Lengths as even as can be."""
+        """Random vectors; sentence lengths differ by at most one."""
         lengths_C = torch.full((sentences,), words // sentences)
         lengths_C[: words % sentences] += 1
         return cls(
@@ -57,7 +57,7 @@ class Batch:
         )
 
     def dense_scores(self) -> Tensor:
-        """The same by plain autograd, for images of one number of regions."""
+        """The same by plain autograd, for images with equal numbers of regions."""
         sims_BRW = (self.regions_PD @ self.words_WD.T).unflatten(0, (len(self.num_regions_B), -1))
         sentence_W = torch.arange(len(self.lengths_C)).repeat_interleave(self.lengths_C)
         scores_BC = torch.zeros(len(self.num_regions_B), len(self.lengths_C))
@@ -74,7 +74,7 @@ class Batch:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of one thread; of several they would count waiting for one another."""
+    """CPU seconds on one thread; wall-clock on several, whose CPU time would include waiting."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     work()

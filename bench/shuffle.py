@@ -1,17 +1,17 @@
-"""What shuffling within windows costs, against a full shuffle: R@10 on dev images.
+"""What shuffling within windows costs compared with a full shuffle: R@10 on dev images.
 
     python -m bench.shuffle           some 2 minutes
 
-A corpus that no shuffle within a window likes: 40,000 images sorted by topic, a hundred of each,
-and many of a batch's wrong sentences are right in topic where batches are of neighbours. An image
-has objects; of these, two in three are of its topic; a region shows an object, a sentence names
-them. Orders of the same images, the same number of steps, several seeds:
+The worst case for shuffling within windows: 40,000 images sorted by topic, a hundred per topic, so
+in batches of neighbours many negative sentences have the right topic. An image has objects, two
+thirds of them from its topic; a region shows an object, a sentence names objects. Several orders of
+the same images, with the same number of steps, and several seeds:
 
-    full       all 40,000 images
-    training   as training does it: chunks of 1,000 neighbours in any order, and images within
-               windows of 20,000 (training/order.py)
-    buffer     the corpus from its start to its end, and images within windows of 20,000
-    sorted     no shuffle
+    full       all 40,000 images shuffled
+    training   as in training: chunks of 1,000 neighbours shuffled, and images within windows of
+               20,000 (training/order.py)
+    buffer     the corpus from start to end, with images shuffled within windows of 20,000
+    sorted     not shuffled
 
 The goal is a difference of at most one point between full and training.
 """
@@ -51,7 +51,7 @@ Corpus = tuple[Tensor, Tensor]
 
 
 def corpora() -> tuple[Corpus, Corpus]:
-    """Train images sorted by topic, dev images of all topics."""
+    """Train images sorted by topic, and dev images of random topics."""
     rng = np.random.default_rng(0)
     looks_OF = rng.standard_normal((OBJECTS, FEATURE_DIM)).astype(np.float32)
     own = rng.integers(0, OBJECTS, (TOPICS, 8))
@@ -112,7 +112,7 @@ class Loss(nn.Module):
 
 
 def recall(train: Corpus, dev: Corpus, config: TrainConfig, name: str) -> float:
-    """R@10 in percent after training, the mean of both directions."""
+    """R@10 in percent after training, averaged over both directions."""
     torch.manual_seed(config.seed)
     loss = Loss().train()
     optimizer = make_optimizer(loss, config)

@@ -1,17 +1,16 @@
-"""Where the time of one step of alignment training goes, on one thread.
+"""Where the time of a step of alignment training goes, on one thread.
 
     python -m bench.train_step           some 20 seconds
 
-100 images of 20 regions, features of 1,280 numbers in float16 from a table as training reads it,
-a sentence of some 11 words each, D=1000, H=512, word vectors of 300 numbers.
+100 images of 20 regions, float16 features of width 1,280 from a table as in training, a sentence of
+some 11 words each, D=1000, H=512, word vectors of width 300.
 
-The floor is the arithmetic that no implementation of Eqs. 1-9 can leave out, run bare in the same
-turns: each matrix product once, forward and backward, written into memory that is there already
-(that of the recurrence as one product of all words), and the reading and writing of each layer's
-numbers, once for ReLU and dropout each, of each weight once for AdamW. Not in the floor: the words'
-maxima over regions, random numbers, gathering of rows, the backward pass of the scores (it is made
-of sums of rows, not of products), building tensors, and Python. The goal is a share of 20 % that is
-not in the floor.
+The floor is the arithmetic that no implementation of Eqs. 1-9 can avoid, timed in the same rounds:
+each matrix product once, forward and backward, written into preallocated memory (the recurrence as
+one product over all words), reading and writing each layer's activations once each for ReLU and
+dropout, and each weight once for AdamW. Not in the floor: the words' maxima over regions, random
+numbers, gathering of rows, the backward pass of the scores (which is sums of rows, not products),
+building tensors, and Python. The goal is that at most 20 % of the time is not in the floor.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def make_task(config: AlignmentConfig) -> AlignmentTask:
 
 
 def images_of(vocabulary: Vocabulary, images: int) -> pa.Table:
-    """Images as training reads them: features like those of a ReLU, words like Zipf's."""
+    """Images as training reads them: features as after a ReLU, words with Zipf's distribution."""
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(1.0, len(vocabulary.words) + 1)
     cumulative = np.cumsum(shares / shares.sum())
@@ -82,7 +81,7 @@ def images_of(vocabulary: Vocabulary, images: int) -> pa.Table:
 
 
 class Clock:
-    """CPU seconds between one call and the next; a busy machine disturbs them little."""
+    """CPU seconds between calls, which a busy machine hardly affects."""
 
     def __init__(self) -> None:
         self.seconds: Seconds = {}
@@ -95,7 +94,7 @@ class Clock:
 
 
 class Step:
-    """The step of training, cut where it can be timed."""
+    """The training step, split into parts that can be timed."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -134,7 +133,7 @@ class Step:
 
 
 class Floor:
-    """The unavoidable arithmetic of a step; see the module."""
+    """The unavoidable arithmetic of a step; see the module's docstring."""
 
     def __init__(self, model: AlignmentModel, words: int) -> None:
         self.config, regions = model.config, IMAGES * REGIONS
@@ -148,7 +147,7 @@ class Floor:
         words_WI = torch.randn(words, word_dim)
         to_FD, to_ID = torch.randn(FEATURE_DIM, dim), torch.randn(word_dim, hidden)
         to_HH, to_HD = torch.randn(hidden, hidden), torch.randn(hidden, dim)
-        # Of a layer y = x W: y, and on the way back the gradient of W and that of x.
+        # For a layer y = x W: y, and in the backward pass the gradients of W and x.
         layers = {
             "regions": [(features_PF, to_FD), (features_PF.T, regions_PD)],
             "words": [
@@ -175,7 +174,7 @@ class Floor:
         clock.lap("products")
         for x in self.elementwise:
             torch.mul(x.view(-1), 2.0, out=self.out[: x.numel()])
-        for parameter in self.parameters:  # AdamW reads four numbers a weight, and writes three
+        for parameter in self.parameters:  # AdamW reads four numbers per weight and writes three
             for _ in range(3):
                 parameter.mul_(1.0)
         clock.lap("elementwise")
@@ -196,7 +195,7 @@ def main() -> None:
     ours, least = ({k: min(t[side][k] for t in turns) for k in turns[0][side]} for side in (0, 1))
     for name, seconds in {**ours, **{f"floor: {k}": v for k, v in least.items()}}.items():
         print(f"  {name:22} {1e3 * seconds:7.1f} ms")
-    # Sums of one turn, not of each part's best.
+    # Sums over one round, not of each part's best.
     total = min(sum(run.values()) for run, _ in turns)
     bare = min(sum(run.values()) for _, run in turns)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

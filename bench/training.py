@@ -1,12 +1,12 @@
-"""A training job on Ray, beside a bare loop over the same batches.
+"""A training job on Ray, compared with a bare loop over the same batches.
 
-    python -m bench.training           some 5 minutes; wants an idle machine
+    python -m bench.training           some 5 minutes; needs an idle machine
 
-Both kinds of models, each on 3,000 images of 20 regions and 1,280 numbers, 5 sentences an image.
-The bare loop has all images in memory and nothing beside it: no Ray, checkpoints, dev metrics, or
-looks at how it goes. It runs before and after the job, whose speed is its own count of the last
-epoch; the goal is a share of 0.9. What is not in epochs is starting, of workers above all, in a
-driver whose Ray is up, and committing.
+Both kinds of models, each on 3,000 images with 20 regions of width 1,280 and 5 sentences per image.
+The bare loop has all images in memory and does nothing else: no Ray, checkpoints, dev metrics or
+progress reports. It runs before and after the job, whose speed is the one it reports for the last
+epoch; the goal is a ratio of 0.9. Time outside of epochs is start-up, mainly of workers, with Ray
+already running, and committing the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IMAGES, DEV_IMAGES, EPOCHS = 3_000, 100, 2
 
 
 def make_tables(folder: str) -> pa.Table:
-    """Tables of regions and sentences -> the training images, as a training has them."""
+    """Write tables of regions and sentences -> the training images, as training reads them."""
     words = tuple(f"word{i}" for i in range(VOCABULARY_SIZE - 1))
     images = images_of(Vocabulary(words, (5,) * len(words), 30_000), IMAGES + DEV_IMAGES)
     splits = ["train"] * IMAGES + ["dev"] * DEV_IMAGES
@@ -74,7 +74,7 @@ def make_tables(folder: str) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A model to train: as a job, which gives its metrics, and in a bare loop."""
+    """A model to train, by a job, which returns its metrics, and in a bare loop."""
 
     job: Callable[[str], dict[str, float]]
     task: Task
@@ -117,7 +117,7 @@ def kinds(folder: str) -> dict[str, Kind]:
 
 
 def bare_speed(kind: Kind, images: pa.Table) -> float:
-    """Images a second of an epoch in a plain loop."""
+    """Images per second of an epoch in a bare loop."""
     model = kind.task.build().train()
     loss_of, optimizer = TaskLoss(kind.task, model), make_optimizer(model, kind.training)
     blocks = order.Blocks([len(images)], lambda _: images)

@@ -144,7 +144,10 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
                 raise
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > s3.PATIENCE_SECONDS:
-                raise s3.StorageOutage(f"{part.uri}: storage does not respond ({error})") from error
+                raise s3.StorageOutage(
+                    f"{part.uri}: storage does not respond ({error}); run the same command again "
+                    "to resume when it works"
+                ) from error
             time.sleep(wait)
         else:
             return
