@@ -1,6 +1,6 @@
 """Cut every sentence into snippets, each assigned to a region by the chain MRF (exact Viterbi).
 
-    python -m jobs.extract_snippets --regions RUN/regions --sentences RUN/sentences \
+    python -m jobs.extract_snippets --regions RUN/regions --sentences RUN/sentences \\
         --alignment RUN/alignment --out RUN/snippets
 """
 

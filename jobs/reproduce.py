@@ -1,6 +1,6 @@
 """Reproduce every number of docs/results for one recipe, starting from the photographs.
 
-    python -m jobs.reproduce --config jobs/configs/flickr8k.yaml --data DIR \
+    python -m jobs.reproduce --config jobs/configs/flickr8k.yaml --data DIR \\
         --out runs/flickr8k --results docs/results/flickr8k.json
 
 A recipe is a config of jobs.pipeline. Besides one model of each kind, this job trains what the
@@ -73,8 +73,8 @@ class JobConfig(Settings):
     """Where tables and models go: a folder, or s3://bucket/prefix."""
 
     results: str
-    """The JSON file to write. Its name is the recipe's name: docs/results/flickr8k.json. README.md
-    beside it becomes the page of all results in that folder."""
+    """The JSON file to write, named after the recipe: docs/results/flickr8k.json. README.md in the
+    same folder becomes the page of all its results."""
 
     seeds: int = 3
     """How many times the models of the headline rows are trained, with seeds 0, 1, ...; those rows

@@ -1,6 +1,6 @@
 """Train the model that aligns words with regions, on images and their sentences.
 
-    python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \
+    python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \\
         --out RUN/alignment --config jobs/configs/flickr8k.yaml
 
 Keeps the epoch with the best dev retrieval. Run the same command with --resume True to resume a

@@ -1,6 +1,6 @@
 """Train the captioner on whole images and their sentences, on boxes and their snippets, or on both.
 
-    python -m jobs.train_mrnn --regions RUN/regions --sentences RUN/sentences \
+    python -m jobs.train_mrnn --regions RUN/regions --sentences RUN/sentences \\
         --snippets RUN/snippets --out RUN/mrnn --config jobs/configs/flickr8k.yaml
 
 A model trained on both can describe whole images as well as regions. Run the same command with

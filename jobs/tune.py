@@ -1,6 +1,6 @@
 """Search for the margin, embedding size and learning rate of the alignment.
 
-    python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune \
+    python -m jobs.tune --regions RUN/regions --sentences RUN/sentences --out RUN/tune \\
         --config jobs/configs/flickr8k.yaml
 
 Each trial is a separate training; all other settings are those given, here those of a recipe.

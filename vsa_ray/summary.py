@@ -83,7 +83,7 @@ def _grounding(part: Mapping[str, Any]) -> _Table:
     # "Any box" is an upper bound: a phrase is correct if any box of the picture is.
     baselines = {
         "Any box": "upper_bound",
-        "Surest box": "most_confident",
+        "Most confident": "most_confident",
         "Whole image": "whole_image",
         "Random box": "random",
     }
