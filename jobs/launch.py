@@ -108,7 +108,7 @@ def _check_secrets(parsed: Any) -> None:
 
 
 def _check_given(parsed: Any) -> None:
-    """Refuse "", which an unset shell variable leaves and which would mean the working directory."""
+    """Refuse "", which an unset shell variable gives and would mean the working directory."""
     for one in fields(parsed):
         needed = one.default is MISSING and one.default_factory is MISSING
         if needed and getattr(parsed, one.name) == "":

@@ -39,8 +39,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 EXPERIMENT = "vsa_ray"
 SQLITE = "sqlite:///"
 REST = 10
-"""A store that failed after a while is left in peace for so many times as long: it may hold up a
-training that logs all the time, but not for long."""
+"""After a slow failure, nothing is sent to the store for this many times as long, so that it can
+only delay a training for a small part of its time."""
 
 _MAX_PARAM = 500
 _PACKAGES = ("ray", "torch", "torchvision", "timm", "mlflow")

@@ -185,9 +185,9 @@ def test_a_training_that_cannot_begin_leaves_its_place_free(
             ({"regions": "sentences"}, "is this the right table"),
             (
                 {"regions": "without_dev"},
-                r"no good image of the dev split .*\(0 images, texts of 3",
+                r"no usable image of the dev split .*\(0 images, texts for 3",
             ),
-            ({"regions": "failed"}, r"no good image of the dev split .*\(3 images, texts of 3"),
+            ({"regions": "failed"}, r"no usable image of the dev split .*\(3 images, texts for 3"),
         ):
             with pytest.raises(UserError, match=message):
                 main(replace(job, **change))  # type: ignore[operator]

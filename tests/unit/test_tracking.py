@@ -150,7 +150,7 @@ def test_a_silent_server_holds_up_a_training_once(
         for step in range(100):
             run.metrics({"train/loss": 1.0}, step=step)
     (warning,) = [entry for entry in caplog.records if entry.name == "vsa_ray.tracking"]
-    assert re.search(r"did not take a log, and gets none for 1\d s: ", warning.getMessage())
+    assert re.search(r"did not accept a log; sending none for 1\d s: ", warning.getMessage())
 
 
 def test_a_store_that_was_left_in_peace_is_asked_again(
@@ -172,7 +172,7 @@ def test_a_store_that_this_machine_cannot_use(
     """For want of a driver, or since it is no database."""
     (here / "broken.db").write_bytes(b"no database" * 1000)
     Run(uri, "some-run").metrics({"train/loss": 1.0})
-    assert "did not take a log" in caplog.text
+    assert "did not accept a log" in caplog.text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError, match="MLflow takes no runs at"), tracking.run("one", {}):
         pytest.fail("the job has started")
