@@ -192,6 +192,6 @@ def test_a_training_that_cannot_begin_leaves_its_place_free(
             with pytest.raises(UserError, match=message):
                 main(replace(job, **change))  # type: ignore[operator]
     from_snippets = replace(write, learn_from="snippets", snippets="snippets")
-    with pytest.raises(UserError, match=r"of the train split .*\(2 images, texts of 0\)"):
+    with pytest.raises(UserError, match=r"of the train split .*\(2 images, texts for 0\)"):
         train_mrnn.main(from_snippets)
     assert not (here / "out").exists()
