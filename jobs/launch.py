@@ -71,7 +71,7 @@ def launch(
         _check_secrets(parsed)
         _check_given(parsed)
         if getattr(parsed, "resume", True) is False:
-            again += " with --resume True"
+            again += " with --resume"
         if not finished(parsed):
             parsed.check()
             if needs_ray:
@@ -118,8 +118,10 @@ def _check_given(parsed: Any) -> None:
 def _run(job: Callable[[Job], object], parsed: Job) -> None:
     try:
         job(parsed)
-    except SystemExit as error:  # Ray Train turns Ctrl-C into this
-        raise KeyboardInterrupt from error
+    except SystemExit as error:
+        if error.code:
+            raise
+        raise KeyboardInterrupt from error  # Ray Train turns Ctrl-C into sys.exit(0)
 
 
 def _give_up(message: str, code: int) -> NoReturn:

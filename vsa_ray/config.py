@@ -19,6 +19,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol, Self, TypeVar, get_type_hints, runtime_checkable
 
 import tyro
@@ -114,7 +115,7 @@ def parse(
     read = partial(
         tyro.cli,
         config_type,
-        args=[*settings, *flags],
+        args=[*settings, *_spelled_out(flags, config_type)],
         prog=prog,
         description=description.strip() + "\n" + about,
         config=(tyro.conf.FlagConversionOff,),
@@ -131,6 +132,16 @@ def parse(
 def name(flag: str) -> str:
     """`--Regions.max-boxes=3` and `--regions.max_boxes` are one setting: `regions.max_boxes`."""
     return flag.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def _spelled_out(flags: Sequence[str], config_type: type[Any]) -> Iterator[str]:
+    """`--resume` on its own means `--resume True`."""
+    switches = {*names(config_type, bool)}
+    for flag, following in pairwise([*flags, "--"]):
+        yield flag
+        alone = flag.startswith("--") and "=" not in flag and following.startswith("-")
+        if alone and name(flag) in switches:
+            yield "True"
 
 
 def to_yaml(config: Any) -> str:
@@ -196,13 +207,14 @@ def _check_name(key: str, known: Sequence[str], path: str) -> None:
     raise ConfigError(f"--config {path}: there is no setting {key}; {hint}")
 
 
-def names(config_type: type[Any]) -> Iterator[str]:
-    """Dotted names of all settings."""
+def names(config_type: type[Any], of_type: type[Any] | None = None) -> Iterator[str]:
+    """Dotted names of all settings, or of those of one type."""
     types = get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         if dataclasses.is_dataclass(kind := types[field.name]):
-            yield from (f"{field.name}.{inside}" for inside in names(kind))  # type: ignore[arg-type]
-        else:
+            inner = names(kind, of_type)  # type: ignore[arg-type]
+            yield from (f"{field.name}.{inside}" for inside in inner)
+        elif of_type in (None, kind):
             yield field.name
 
 

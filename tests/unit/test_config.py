@@ -57,6 +57,13 @@ def test_a_flag_wins_over_the_file(file: Path) -> None:
     assert job == Job(out="there", part=Part(kind="b", count=7), sizes=(9,))
 
 
+@pytest.mark.parametrize("flags", [["--fast"], ["--fast", "True"], ["--fast=True"]])
+def test_a_switch_needs_no_value(flags: list[str]) -> None:
+    assert read(*flags, "--out", "x").fast
+    assert read("--out", "x", *flags).fast
+    assert not read("--out", "x", "--fast", "False").fast
+
+
 def test_what_is_printed_gives_the_same_settings(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

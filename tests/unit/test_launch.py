@@ -73,6 +73,10 @@ def test_ctrl_c_says_how_to_go_on(error: BaseException, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "stopped; run the same command again to resume\n"
 
 
+def test_other_exits_keep_their_code() -> None:
+    assert ended(SystemExit(3)) == 3
+
+
 def test_a_training_is_told_to_go_on_by_its_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,7 +87,7 @@ def test_a_training_is_told_to_go_on_by_its_flag(
         def check(self) -> None:
             raise KeyboardInterrupt
 
-    for flags, told in (([], " with --resume True"), (["--resume", "True"], "")):
+    for flags, told in (([], " with --resume"), (["--resume", "True"], "")):
         monkeypatch.setattr("sys.argv", ["jobs/some.py", *flags])
         with pytest.raises(SystemExit):
             launch(lambda _: None, Training, "A training.", needs_ray=False)

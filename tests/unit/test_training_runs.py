@@ -36,7 +36,7 @@ def test_a_training_that_was_begun_goes_on_only_when_told_to(tmp_path: Path) -> 
     reach(tmp_path / "model", Progress(epoch=7, step=3))
     with pytest.raises(
         OutputError,
-        match="model was begun, 7 of 20 epochs are done; resume it with --resume True, or use",
+        match="model was begun, 7 of 20 epochs are done; resume it with --resume, or use",
     ):
         runs.begin(output, config, resume=False)
     runs.begin(output, config, resume=True)

@@ -34,7 +34,7 @@ def begin(output: Output, config: TrainConfig, *, resume: bool) -> None:
     if reached is not None and not resume:
         raise OutputError(
             f"{output.uri} was begun, {reached.epoch} of {config.epochs} epochs are done; resume "
-            "it with --resume True, or use another --out to start over"
+            "it with --resume, or use another --out to start over"
         )
 
 
