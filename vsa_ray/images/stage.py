@@ -131,12 +131,13 @@ class LoadImages:
 
     def _try(self, sources: Mapping[int, Source]) -> dict[int, Picture | ImageError]:
         """Try each read once, decoding the first images while the next are being read."""
+        reads = plan(sources, self.config.max_bytes)
         with ThreadPoolExecutor(self.config.downloads) as pool:
             # Threads only wait for storage. Decoding stays on this one, so that a worker uses no
             # more CPU than it requested.
             return {
                 row: self._decode(data)
-                for found in _ahead(pool, plan(sources, self.config.max_bytes))
+                for found in _ahead(pool, self.config.downloads, reads)
                 for row, data in found.items()
             }
 
@@ -236,12 +237,11 @@ def _sources(table: pa.Table, rows: Iterable[int]) -> dict[int, Source]:
     return {row: Source(**records[row]) for row in rows}
 
 
-def _ahead(pool: ThreadPoolExecutor, reads: Iterable[Read]) -> Iterator[Found]:
-    """Results of `reads`, in order. At most as many as `pool` has threads are running or waiting to
-    be consumed, so the files of a whole batch need not fit in memory."""
+def _ahead(pool: ThreadPoolExecutor, size: int, reads: Iterable[Read]) -> Iterator[Found]:
+    """Results of `reads`, in order. At most `size` of them are running or waiting to be consumed,
+    so the files of a whole batch need not fit in memory."""
     left = iter(reads)
     under_way: deque[tuple[Read, Future[Found]]] = deque()
-    size = pool._max_workers
     while True:
         for read in islice(left, size - len(under_way)):
             under_way.append((read, pool.submit(read.run)))
