@@ -42,9 +42,10 @@ from vsa_ray.alignment import (
 )
 from vsa_ray.batches import Ragged
 from vsa_ray.training import gathering
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.step import Watch, train_step
-from vsa_ray.training.tasks import AlignmentTask, Pair
+from vsa_ray.training.tasks import Pair
 from vsa_ray.training.worker import TaskLoss
 
 BATCHES = (100, 256)

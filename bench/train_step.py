@@ -32,9 +32,9 @@ from vsa_ray.alignment import (
     ranking_loss,
 )
 from vsa_ray.texts import TEXTS
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import AlignmentTask
 from vsa_ray.vocabulary import Vocabulary
 
 IMAGES, REGIONS, FEATURE_DIM, VOCABULARY_SIZE = 100, 20, 1280, 2538

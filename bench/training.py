@@ -27,10 +27,11 @@ from vsa_ray import schema, storage
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.training import order
+from vsa_ray.training.caption_task import CaptionTask
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.step import train_step
-from vsa_ray.training.tasks import CaptionTask, Task
+from vsa_ray.training.tasks import Task
 from vsa_ray.training.worker import TaskLoss
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 

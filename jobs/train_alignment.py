@@ -3,7 +3,7 @@
     python -m jobs.train_alignment --regions RUN/regions --sentences RUN/sentences \\
         --out RUN/alignment --config jobs/configs/flickr8k.yaml
 
-Keeps the epoch with the best dev retrieval. Run the same command with --resume True to resume a
+Keeps the epoch with the best dev retrieval. Run the same command with --resume to resume a
 killed training.
 """
 
@@ -22,10 +22,11 @@ from vsa_ray.config import ConfigError
 from vsa_ray.outputs import Output, origin
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import ALONE, Beside, train
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import AlignmentTask, Metrics
+from vsa_ray.training.tasks import Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 logger = logging.getLogger("jobs")

@@ -4,7 +4,7 @@
         --snippets RUN/snippets --out RUN/mrnn --config jobs/configs/flickr8k.yaml
 
 A model trained on both can describe whole images as well as regions. Run the same command with
---resume True to resume a killed training.
+--resume to resume a killed training.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from vsa_ray.regions import learning_from
 from vsa_ray.texts import Text
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs
+from vsa_ray.training.caption_task import CaptionTask
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import ALONE, Beside, train
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import CaptionTask, Metrics
+from vsa_ray.training.tasks import Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
 
 logger = logging.getLogger("jobs")

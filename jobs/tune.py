@@ -22,9 +22,10 @@ from vsa_ray import storage, tracking
 from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.outputs import Output, origin
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.loop import Beside
-from vsa_ray.training.tasks import AlignmentTask, Metrics
+from vsa_ray.training.tasks import Metrics
 from vsa_ray.tuning import SEARCHED, SearchConfig, Settings, Trial, search, short
 from vsa_ray.vocabulary import VocabularyConfig
 

@@ -23,9 +23,10 @@ from vsa_ray import checkpoints, datasets, schema, storage, texts, tracking
 from vsa_ray.alignment import AlignmentConfig, AlignmentModel
 from vsa_ray.outputs import Output
 from vsa_ray.training import gathering, loop, runs
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import AlignmentTask, Metrics, Pair
+from vsa_ray.training.tasks import Metrics, Pair
 from vsa_ray.vocabulary import Vocabulary
 
 IMAGES = 40

@@ -17,10 +17,10 @@ from vsa_ray.alignment import AlignmentConfig
 from vsa_ray.captions import CaptionConfig, CaptionRegions
 from vsa_ray.images import ImageConfig, LoadImages
 from vsa_ray.regions import DetectRegions, RegionConfig
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig, make_optimizer
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.step import train_step
-from vsa_ray.training.tasks import AlignmentTask
 from vsa_ray.training.worker import TaskLoss
 from vsa_ray.vocabulary import Vocabulary
 

@@ -25,8 +25,8 @@ DOORS = {
 NO_RAY_IN = {
     *("vsa_ray.alignment", "vsa_ray.mrnn", "vsa_ray.metrics", "vsa_ray.regions"),
     *("vsa_ray.captions", "vsa_ray.snippets", "vsa_ray.images", "vsa_ray.corpora"),
-    *("vsa_ray.evaluation", "vsa_ray.gallery", "vsa_ray.training.tasks", "vsa_ray.checkpoints"),
-    "vsa_ray.search",
+    *("vsa_ray.evaluation", "vsa_ray.gallery", "vsa_ray.checkpoints", "vsa_ray.search"),
+    *(f"vsa_ray.training.{name}" for name in ("tasks", "alignment_task", "caption_task")),
 }
 """Models and stages: they import no Ray, and nothing that does."""
 

@@ -20,8 +20,10 @@ from vsa_ray.batches import Ragged
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.texts import TEXTS
 from vsa_ray.training import gathering
+from vsa_ray.training.alignment_task import AlignmentTask
+from vsa_ray.training.caption_task import CaptionTask
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import AlignmentTask, CaptionTask, Pair
+from vsa_ray.training.tasks import Pair
 from vsa_ray.vocabulary import Vocabulary
 
 FEATURE_DIM = 6
@@ -51,7 +53,9 @@ def workers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """What each of some workers found, by rank."""
     folder = tmp_path_factory.mktemp("workers")
     # A server that has imported torch forks them: importing it takes longer than all they do.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["vsa_ray.training.tasks"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["vsa_ray.training.alignment_task", "vsa_ray.training.caption_task"]
+    )
     multiprocessing.start_processes(
         _work, args=(request.param, folder), nprocs=request.param, start_method="forkserver"
     )

@@ -17,9 +17,11 @@ from vsa_ray.alignment import AlignmentConfig, LabelWords
 from vsa_ray.alignment.distillation import prior
 from vsa_ray.checkpoints import Aligner, Captioner
 from vsa_ray.mrnn import CaptionerConfig, write_captions
-from vsa_ray.training import tasks
+from vsa_ray.training import caption_task
+from vsa_ray.training.alignment_task import AlignmentTask
+from vsa_ray.training.caption_task import CaptionTask
 from vsa_ray.training.moments import Moments
-from vsa_ray.training.tasks import AlignmentTask, CaptionTask
+from vsa_ray.training.tasks import SPREAD
 from vsa_ray.vocabulary import Vocabulary
 
 
@@ -153,10 +155,10 @@ def test_the_alignment_loss_is_eq_9(
 
 def test_alignment_is_measured_on_the_dev_split(alignment: AlignmentTask, aligner: Aligner) -> None:
     # Of pair.jpg and plain.jpg the first fits its sentences best; "zebra" fits nothing.
-    found = alignment.evaluate(aligner.model)
+    found = alignment.evaluate(aligner.model, alignment.dev())
     assert found.keys() == {
         "dev/mean_recall",
-        tasks.SPREAD,
+        SPREAD,
         "dev/annotation_r10",
         "dev/annotation_median_rank",
         "dev/search_r10",
@@ -177,7 +179,7 @@ def test_alignment_is_measured_on_the_dev_split(alignment: AlignmentTask, aligne
     assert found["dev/search_median_rank"] == full["image_search"]["median_rank"]
     assert full["sentences"] == 4
     scores_BC = evaluation.retrieval_scores(aligner.model, data)
-    assert found[tasks.SPREAD] == pytest.approx(scores_BC.std() / abs(scores_BC).max())
+    assert found[SPREAD] == pytest.approx(scores_BC.std() / abs(scores_BC).max())
 
 
 @pytest.mark.parametrize("loss", ["sum_of_hinges", "hardest_negative", "softmax"])
@@ -190,7 +192,7 @@ def test_the_loss_of_a_model_that_tells_nothing_apart(
     torch.nn.init.zeros_(model.region_layer.weight)  # all scores are 0
     found = task.loss(model, task.batch(learned, epoch=0, seed=0))
     assert found.item() == pytest.approx(task.collapsed_loss(4))
-    assert task.evaluate(model)[tasks.SPREAD] == 0
+    assert task.evaluate(model, task.dev())[SPREAD] == 0
     assert ("alignment.loss softmax" in task.advice()) == (loss != "softmax")
 
 
@@ -279,17 +281,17 @@ def test_without_sentences_perplexity_is_the_score(
     regions: pa.Table,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tasks, "IMAGES_AT_ONCE", images_at_once)
+    monkeypatch.setattr(caption_task, "IMAGES_AT_ONCE", images_at_once)
     batch = caption.batch(texts.attach(regions, caption.dev_texts), epoch=0, seed=0)
     perplexity = math.exp(caption.loss(captioner.model, batch).item())
-    found = replace(caption, has_sentences=False).evaluate(captioner.model)
+    found = replace(caption, has_sentences=False).evaluate(captioner.model, caption.dev())
     assert found == pytest.approx({"dev/score": -perplexity, "dev/perplexity": perplexity})
 
 
 def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     caption: CaptionTask, captioner: Captioner, regions: pa.Table
 ) -> None:
-    found = caption.evaluate(captioner.model)
+    found = caption.evaluate(captioner.model, caption.dev())
     written = write_captions(
         captioner.model,
         captioner.vocabulary,
@@ -305,7 +307,7 @@ def test_whole_images_are_measured_by_their_sentences_not_by_snippets(
     assert found["dev/cider"] == pytest.approx(cider)
     assert found["dev/score"] == found["dev/cider"]
     assert found["dev/perplexity"] > 1
-    assert found[tasks.SPREAD] == len({said for said, _ in written}) - 1
+    assert found[SPREAD] == len({said for said, _ in written}) - 1
 
 
 def test_what_the_detector_knows_goes_with_a_batch(
@@ -351,4 +353,4 @@ def test_a_model_that_sees_detections(
     assert len(task.moments.mean_F) == 6 + 6
     model = task.build()
     assert torch.isfinite(task.loss(model, task.batch(learned, epoch=0, seed=0)))
-    assert task.evaluate(model)["dev/mean_recall"] > 0
+    assert task.evaluate(model, task.dev())["dev/mean_recall"] > 0

@@ -23,10 +23,11 @@ from vsa_ray.storage import StorageError
 from vsa_ray.tracking import Run
 from vsa_ray.training import runs, worker
 from vsa_ray.training.alarms import TrainingError
+from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.order import Blocks
-from vsa_ray.training.tasks import SPREAD, AlignmentTask, Metrics
+from vsa_ray.training.tasks import SPREAD, Metrics
 from vsa_ray.training.worker import Worker
 from vsa_ray.vocabulary import Vocabulary
 

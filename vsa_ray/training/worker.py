@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -122,6 +122,7 @@ class Worker:
         self._every = 1 if place.device.type == "cpu" else GPU_STEPS
         self._saved = self._asked = self._shown = time.monotonic()
         self._preempted = self._suspected = self._alarmed = False
+        self._dev: Any = None
 
     def train(self) -> None:
         """Train all epochs that are not done yet.
@@ -256,7 +257,8 @@ class Worker:
         done = epoch + 1
         if done % self.config.measure_every == 0 or done == self.config.epochs:
             self.model.eval()
-            metrics |= self.task.evaluate(self.model) | {"epoch": float(done)}
+            self._dev = self.task.dev() if self._dev is None else self._dev
+            metrics |= self.task.evaluate(self.model, self._dev) | {"epoch": float(done)}
         seconds = time.monotonic() - begun
         metrics["train/seconds"] = seconds
         alarm = alarms.collapse(
