@@ -80,8 +80,8 @@ def _retrieval(part: Mapping[str, Any]) -> _Table:
 
 def _grounding(part: Mapping[str, Any]) -> _Table:
     columns = [_Column("This model", part, baseline=False)]
-    # "Any box" is an upper bound: a phrase is correct if any box of the picture is. "Top box" is the
-    # detector's most confident one.
+    # "Any box" is an upper bound: a phrase is correct if any box of the picture is. "Top box" is
+    # the detector's most confident one.
     baselines = {
         "Any box": "upper_bound",
         "Top box": "most_confident",
