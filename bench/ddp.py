@@ -44,7 +44,7 @@ from vsa_ray.batches import Ragged
 from vsa_ray.training import gathering
 from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig, make_optimizer
-from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.step import Monitor, train_step
 from vsa_ray.training.tasks import Pair
 from vsa_ray.training.worker import TaskLoss
 
@@ -107,13 +107,13 @@ class Worker:
             others = self.task.batch(all_images.slice(own), epoch=0, seed=0)
             self.loss_of = LossApart(self.task, self.model, others)
         self.optimizer = make_optimizer(self.model, self.config)
-        self.watch = Watch(self.model, torch.device("cpu"))
+        self.monitor = Monitor(self.model, torch.device("cpu"))
         self.words = len(self.task.batch(self.images, epoch=0, seed=0).words.rows)
 
     def step(self, epoch: int) -> None:
         batch = self.task.batch(self.images, epoch=epoch, seed=0)
         workers = gathering.num_workers()
-        train_step(self.loss_of, self.optimizer, batch, self.config, workers, self.watch)
+        train_step(self.loss_of, self.optimizer, batch, self.config, workers, self.monitor)
 
     def messages(self) -> dict[str, Callable[[], object]]:
         """The communication of a step of two workers, and the update, which both repeat."""

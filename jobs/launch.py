@@ -18,7 +18,7 @@ import ray
 from vsa_ray import config, datasets, schema, storage, texts
 from vsa_ray.batches import DETECTION_DIM
 from vsa_ray.config import ConfigError, Recipe
-from vsa_ray.errors import mistake_behind
+from vsa_ray.errors import user_error_in
 from vsa_ray.table_files import Written
 
 logger = logging.getLogger("jobs")
@@ -80,7 +80,7 @@ def launch(
     except KeyboardInterrupt:
         _give_up(f"stopped; {again} to resume", INTERRUPTED)
     except Exception as error:
-        mistake = mistake_behind(error)
+        mistake = user_error_in(error)
         if mistake is None:
             raise
         _give_up(f"error: {mistake}", 2)

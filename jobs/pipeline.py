@@ -71,10 +71,10 @@ class JobConfig(Settings):
             raise ConfigError(f"--gallery-images must be >= 0, got {self.gallery_images}")
         read_corpus.JobConfig(corpus=self.corpus, out=self.out).check()
         self.regions.check()
-        if self.alignment.distillation and self.regions.detector == "selective-search":
+        if self.alignment.distillation and not self.regions.has_classes:
             raise ConfigError(
                 f"--alignment.distillation {self.alignment.distillation} learns from the classes "
-                "of the detector, but --regions.detector selective-search has none; use "
+                f"of the detector, but --regions.detector {self.regions.detector} has none; use "
                 "--regions.detector onnx or torchvision with --regions.weights, or "
                 "--alignment.distillation 0"
             )
@@ -101,7 +101,7 @@ def main(config: JobConfig) -> None:
         logger.info("gallery: %s", storage.join(out, "gallery", "index.html"))
     store = tracking.store()
     ui = "mlflow ui --backend-store-uri " if store.startswith(tracking.SQLITE) else ""
-    logger.info("runs:    %s%s", ui, tracking.shown(store))
+    logger.info("runs:    %s%s", ui, tracking.masked(store))
 
 
 def _finished(out: str, stage: str) -> dict[str, Any] | None:

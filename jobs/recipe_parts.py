@@ -25,7 +25,7 @@ from vsa_ray import storage
 from vsa_ray.results import Decoding, Parts, Recipe
 from vsa_ray.results.recipe import SEES, models_of, of_seed
 from vsa_ray.tracking import Run
-from vsa_ray.training.loop import Beside
+from vsa_ray.training.loop import TrainContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ class RecipeParts:
         await self._train(f"captioner, {source}, seed {seed}", partial(train_mrnn.main, job))
 
     async def _train(self, name: str, training: Callable[..., Any]) -> None:
-        beside = Beside(at_once=self.side_by_side.at_once)
-        await self._part(name, partial(training, self.run, beside=beside))
+        context = TrainContext(at_once=self.side_by_side.at_once)
+        await self._part(name, partial(training, self.run, context=context))
 
     @property
     def _snippets(self) -> str:

@@ -49,7 +49,7 @@ from vsa_ray.alignment.config import Loss
 from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.datasets import Stage
 from vsa_ray.images import LoadImages
-from vsa_ray.outputs import HOW, Output, TableOutput, origin
+from vsa_ray.outputs import EXECUTION, Output, TableOutput, origin
 from vsa_ray.regions import DescribeBoxes, DetectRegions, RegionConfig
 from vsa_ray.results import Parts, Recipe
 
@@ -84,7 +84,7 @@ class JobConfig(Settings):
     """Also train the alignment with each loss that the recipe does not use, to compare the losses
     on dev."""
 
-    at_once: int = field(default=0, metadata=HOW)
+    at_once: int = field(default=0, metadata=EXECUTION)
     """How many models are trained or measured concurrently. 0 means as many as have a GPU (or a
     CPU, if there is no GPU) for each of their workers, but at most 4."""
 
@@ -135,7 +135,7 @@ def main(config: JobConfig) -> dict[str, Any]:
     )
     trainings = (config.alignment_training, config.captioner_training)
     at_once = config.at_once or places(max(training.num_workers for training in trainings))
-    with tracking.run("reproduce", made_from) as run, messages.shown() as log_queue:
+    with tracking.run("reproduce", made_from) as run, messages.open_queue() as log_queue:
         side_by_side = SideBySide(at_once, log_queue, near=config.out)
         found = asyncio.run(RecipeParts(recipe, config, parts, side_by_side, run).make())
     document = {

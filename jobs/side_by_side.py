@@ -75,5 +75,5 @@ def _run(function: Callable[[], Any], name: str, at_once: int, log_queue: Queue)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.configure()
     torch.set_num_threads(max(1, machine.cpus() // at_once))
-    with messages.telling(log_queue, f"[{name}] "):
+    with messages.forward_logs(log_queue, f"[{name}] "):
         return function()

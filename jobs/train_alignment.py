@@ -24,7 +24,7 @@ from vsa_ray.tracking import Run
 from vsa_ray.training import runs
 from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.loop import ALONE, Beside, train
+from vsa_ray.training.loop import ALONE, TrainContext, train
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.tasks import Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
@@ -62,7 +62,7 @@ def main(
     config: JobConfig,
     parent: Run | None = None,
     *,
-    beside: Beside = ALONE,
+    context: TrainContext = ALONE,
 ) -> Metrics:
     inputs = {"regions": config.regions, "sentences": config.sentences}
     settings = {"alignment": config.alignment, "training": config.training}
@@ -82,7 +82,7 @@ def main(
     logger.info("training the alignment: %d words, %d sentences", len(words), words.sentences)
     with tracking.run("train_alignment", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})
-        return train(task, images, config.training, output, run, beside=beside)
+        return train(task, images, config.training, output, run, context=context)
 
 
 def prepare(config: JobConfig) -> tuple[AlignmentTask, pa.Table]:

@@ -26,7 +26,7 @@ from vsa_ray.tracking import Run
 from vsa_ray.training import runs
 from vsa_ray.training.caption_task import CaptionTask
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.loop import ALONE, Beside, train
+from vsa_ray.training.loop import ALONE, TrainContext, train
 from vsa_ray.training.moments import Moments
 from vsa_ray.training.tasks import Metrics
 from vsa_ray.vocabulary import Vocabulary, VocabularyConfig
@@ -72,7 +72,7 @@ class JobConfig:
         require_table(self.snippets, "--snippets")
 
 
-def main(config: JobConfig, parent: Run | None = None, *, beside: Beside = ALONE) -> Metrics:
+def main(config: JobConfig, parent: Run | None = None, *, context: TrainContext = ALONE) -> Metrics:
     inputs = {name: getattr(config, name) for name in ("regions", "sentences", "snippets")}
     made_from = origin(
         "train_mrnn",
@@ -110,7 +110,7 @@ def main(config: JobConfig, parent: Run | None = None, *, beside: Beside = ALONE
     logger.info("training the captioner: %d words, %d images", len(vocabulary), len(learned))
     with tracking.run("train_mrnn", made_from, parent=parent) as run:
         run.tags({"checkpoint": storage.absolute(config.out)})
-        return train(task, images, config.training, output, run, beside=beside)
+        return train(task, images, config.training, output, run, context=context)
 
 
 def _texts(config: JobConfig, split: str) -> Iterator[Text]:

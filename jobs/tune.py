@@ -24,7 +24,7 @@ from vsa_ray.config import ConfigError, to_yaml
 from vsa_ray.outputs import Output, origin
 from vsa_ray.training.alignment_task import AlignmentTask
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.loop import Beside
+from vsa_ray.training.loop import TrainContext
 from vsa_ray.training.tasks import Metrics
 from vsa_ray.tuning import SEARCHED, SearchConfig, Settings, Trial, search, short
 from vsa_ray.vocabulary import VocabularyConfig
@@ -88,8 +88,8 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
         def trial(settings: Settings, callbacks: list[Any]) -> Metrics:
             name = "-".join(f"{key}={settings[key]:.4g}" for key in sorted(settings))
             training = replace(config.training_with(settings, name), resume=True)
-            beside = Beside(callbacks=callbacks, at_once=config.search.concurrent_trials)
-            return train_alignment.main(training, parent, beside=beside)
+            context = TrainContext(callbacks=callbacks, at_once=config.search.concurrent_trials)
+            return train_alignment.main(training, parent, context=context)
 
         trials = search(
             trial,

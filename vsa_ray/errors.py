@@ -9,7 +9,7 @@ class UserError(ValueError):
     """Says what is wrong and what to do about it: jobs print its text without a traceback."""
 
 
-def mistake_behind(error: BaseException) -> UserError | None:
+def user_error_in(error: BaseException) -> UserError | None:
     """The UserError behind an error: the error itself, its cause, or one from a worker."""
     # Errors that Ray forwards from a worker are UserErrors too, but with a traceback as their text.
     own = (one for one in _chain(error) if not isinstance(getattr(one, "cause", None), Exception))

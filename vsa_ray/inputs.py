@@ -103,7 +103,7 @@ def footer(file: str) -> tuple[pq.FileMetaData, pa.Schema]:
             return parquet.metadata, parquet.schema_arrow
 
     try:
-        return s3.patiently(file, read)
+        return s3.with_retries(file, read)
     except (pa.ArrowInvalid, FileNotFoundError) as error:
         raise storage.StorageError(f"{file}: not a Parquet file ({error})") from error
 
@@ -139,7 +139,7 @@ def _batches(part: Part, columns: Columns, size: int) -> Iterator[pa.Table]:
                 yield _images(table, part, columns, read) if columns.data else table
                 read, failing_since = read + len(table), 0.0
         except OSError as error:
-            if not s3.is_passing(error):
+            if not s3.is_transient(error):
                 s3.check_credentials(part.uri, error)
                 raise
             failing_since = failing_since or time.monotonic()

@@ -121,7 +121,7 @@ def _list(uri: str, folder: str, each: Each) -> dict[str, Any]:
         rows = _write(folder, _of_folder(uri))
         return {"kind": kind, "rows": rows}
     if kind == "list":
-        rows, found = s3.patiently(uri, lambda: _write_list(uri, folder))
+        rows, found = s3.with_retries(uri, lambda: _write_list(uri, folder))
         if not rows:
             raise storage.StorageError(f"{uri}: no images in this list")
         _check_unique(uri, [np.frombuffer(found, np.uint64)], _ids(folder, len(rows)))
@@ -184,7 +184,7 @@ def _list_shards(uri: str, folder: str, files: list[str], each: Each) -> dict[st
 def _index_shard(folder: str, root: str, shard: tuple[int, str]) -> dict[str, Any]:
     number, uri = shard
     name = uri[len(root.rstrip("/")) + 1 :].removesuffix(".tar")
-    rows = s3.patiently(uri, lambda: list(shards.members(uri, name)))
+    rows = s3.with_retries(uri, lambda: list(shards.members(uri, name)))
     hashes = array("Q", (_hash(row["image_id"]) for row in rows))
     _write_table(_part(folder, number), pa.Table.from_pylist(rows, schema=shards.MEMBERS))
     return {"part": number, "rows": len(rows), "hashes": hashes.tobytes()}
@@ -225,7 +225,7 @@ def _index_parquet(data: str, image_id: str, file: tuple[int, str]) -> dict[str,
             raise storage.StorageError(f"{uri}: no column {column!r}, unlike the files before it")
     hashes = array("Q")
     if image_id:
-        hashes = s3.patiently(uri, lambda: _hashes_of(uri, image_id))
+        hashes = s3.with_retries(uri, lambda: _hashes_of(uri, image_id))
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return {"file": number, "rows": rows, "hashes": hashes.tobytes()}
 
@@ -292,7 +292,7 @@ def _rows(uri: str) -> list[dict[str, Any]]:
             rows: list[dict[str, Any]] = parquet.read().to_pylist()
         return rows
 
-    return s3.patiently(uri, read)
+    return s3.with_retries(uri, read)
 
 
 def _open(uri: str) -> pq.ParquetFile:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def shown() -> Iterator[Queue]:
+def open_queue() -> Iterator[Queue]:
     """A queue of pairs (level, text), which are logged as they arrive until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # If the queue's process dies, the workers that log to it must survive.
@@ -37,13 +37,13 @@ def _show(messages: Queue) -> None:
 
 
 @contextmanager
-def telling(
+def forward_logs(
     log_queue: Queue, prefix: str = "", *, who: str = "", least: int = logging.INFO
 ) -> Iterator[None]:
     """Also send what this process logs to a queue.
 
     Args:
-        log_queue: from `shown`.
+        log_queue: from `open_queue`.
         prefix: prepended to every text.
         who: name of the logger to forward, with its children.
         least: lowest level to forward.

@@ -27,7 +27,7 @@ from vsa_ray import storage
 from vsa_ray.config import flatten
 from vsa_ray.errors import UserError
 from vsa_ray.spans import Span, disjoint, pending, span_of
-from vsa_ray.table_files import Format, Written, encode, look
+from vsa_ray.table_files import Format, Written, encode, inspect
 
 JOB = "_job.json"
 """The inputs and settings of an output. Starts with `_`, so it is not data; see storage.py."""
@@ -44,7 +44,7 @@ SUMMARY = "_summary.json"
 READERS = 32
 """Files read concurrently when a table is checked."""
 
-HOW = {"made_from": False}
+EXECUTION = {"made_from": False}
 """Field metadata of settings that do not affect the result; see `origin`. A job may be resumed with
 other values of them."""
 
@@ -289,7 +289,7 @@ class TableOutput(Output):
 
     def _look_into(self, files: list[str]) -> list[Written]:
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(partial(look, format=self.format), files))
+            return list(pool.map(partial(inspect, format=self.format), files))
 
 
 def _failed(written: Written) -> Counter[str]:

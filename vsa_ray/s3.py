@@ -1,7 +1,7 @@
 """S3 clients that detect unresponsive servers quickly, and retries for transient failures.
 
 Large jobs meet every kind of S3 failure: 500, 503 SlowDown, connections that are refused, cut, or
-never answered. The client retries each request immediately; `patiently` retries for minutes.
+never answered. The client retries each request immediately; `with_retries` retries for minutes.
 Permanent failures (no such key, access denied) are raised unchanged, except when S3 rejects the
 credentials: then every request fails, which is found out by asking S3.
 """
@@ -35,7 +35,7 @@ ATTEMPTS = 2
 """The client's attempts per request."""
 
 PATIENCE_SECONDS = 120.0
-"""How long `patiently` retries. A restart or fail-over of a storage server takes less."""
+"""How long `with_retries` retries. A restart or fail-over of a storage server takes less."""
 
 WAITS_SECONDS = (0.5, 15.0)
 """The first and the longest wait between two attempts."""
@@ -139,7 +139,7 @@ def _client(
     )
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, FileNotFoundError | PermissionError) or not isinstance(error, OSError):
         return False
@@ -211,7 +211,7 @@ def waits() -> Iterator[float]:
         wait = min(2 * wait, longest)
 
 
-def patiently(uri: str, action: Callable[[], Result]) -> Result:
+def with_retries(uri: str, action: Callable[[], Result]) -> Result:
     """`action()`, retried while it fails transiently; it must be safe to repeat.
 
     Raises:
@@ -223,7 +223,7 @@ def patiently(uri: str, action: Callable[[], Result]) -> Result:
         try:
             return action()
         except OSError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 check_credentials(uri, error)
                 raise
             if time.monotonic() + wait > deadline:

@@ -107,7 +107,7 @@ def _on(uri: str, action: Callable[[pyarrow.fs.FileSystem, str], Result]) -> Res
     request, and StorageOutage if storage keeps failing.
     """
     try:
-        return s3.patiently(uri, lambda: action(*resolve(uri)))
+        return s3.with_retries(uri, lambda: action(*resolve(uri)))
     except NotADirectoryError as error:
         raise StorageError(f"{uri}: a file is where a directory was expected") from error
     except OSError as error:
@@ -242,7 +242,7 @@ def read_table(
         StorageError: there is no such table, or a column of `schema` is missing.
     """
     dataset, where = _dataset(uri, schema, split)
-    return s3.patiently(
+    return s3.with_retries(
         uri, lambda: dataset.to_table(columns=columns or schema.names, filter=where)
     )
 
@@ -258,7 +258,7 @@ def read_blocks(
     dataset, where = _dataset(uri, schema, split)
     options = {"columns": columns, "filter": where, "schema": dataset.schema}
     for fragment in dataset.get_fragments():  # a file: small, and a failed read can be repeated
-        rows = s3.patiently(uri, partial(fragment.to_table, **options))
+        rows = s3.with_retries(uri, partial(fragment.to_table, **options))
         yield from (
             pa.Table.from_batches([batch]) for batch in rows.to_batches(BLOCK_ROWS) if len(batch)
         )

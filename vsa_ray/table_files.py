@@ -33,12 +33,12 @@ def encode(table: pa.Table, format: Format) -> tuple[bytes, Written]:
     return (_as_parquet(table, written) if format == "parquet" else _as_lines(table)), written
 
 
-def look(file: str, format: Format) -> Written:
+def inspect(file: str, format: Format) -> Written:
     """What a file holds: for Parquet only the footer is read, for JSON lines the whole file."""
     if format == "jsonl":
         lines = storage.read_bytes(file).splitlines()
         return Written(len(lines), dict(Counter(json.loads(line)["status"] for line in lines)))
-    metadata = s3.patiently(file, lambda: _footer(file))
+    metadata = s3.with_retries(file, lambda: _footer(file))
     counts = (metadata.metadata or {}).get(b"by_status", b"{}")
     return Written(metadata.num_rows, json.loads(counts))
 

@@ -63,7 +63,7 @@ def store() -> str:
     return f"{SQLITE}{Path.cwd() / uri.removeprefix(SQLITE)}"
 
 
-def shown(text: str) -> str:
+def masked(text: str) -> str:
     """A store's URI, or an error about it, with user names and passwords masked for logs."""
     return re.sub(r"(?<=://)[^/\s]\S*@", "***@", text)
 
@@ -139,9 +139,9 @@ class Run:
                 _left_until[self.uri] = now + rest
             logger.warning(
                 "MLflow at %s did not accept a log%s: %s",
-                shown(self.uri),
+                masked(self.uri),
                 f"; sending none for {rest:.0f} s" if rest else "",
-                shown(str(error)),
+                masked(str(error)),
             )
 
 
@@ -187,8 +187,8 @@ def _begin(uri: str, tags: Mapping[str, str]) -> str:
         return str(client.create_run(experiment, tags=dict(tags)).info.run_id)
     except _failures() as error:
         raise TrackingError(
-            f"MLflow accepts no runs at {shown(uri)}: {shown(str(error))}; set MLFLOW_TRACKING_URI "
-            "to a store that does"
+            f"MLflow accepts no runs at {masked(uri)}: {masked(str(error))}; set "
+            "MLFLOW_TRACKING_URI to a store that does"
         ) from error
 
 

@@ -20,7 +20,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from vsa_ray import storage
-from vsa_ray.errors import mistake_behind
+from vsa_ray.errors import user_error_in
 
 logger = logging.getLogger(__name__)
 
@@ -206,5 +206,5 @@ def _ranked(results: ray.tune.ResultGrid, score: str) -> list[Trial]:
 
 def _reason(error: Exception) -> str:
     """The last line of a worker's error as Ray reports it; the rest is a traceback."""
-    lines = [line.strip() for line in str(mistake_behind(error) or error).splitlines()]
+    lines = [line.strip() for line in str(user_error_in(error) or error).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)

@@ -16,7 +16,7 @@ import torch
 
 from jobs.side_by_side import SideBySide, places
 from vsa_ray import messages
-from vsa_ray.errors import UserError, mistake_behind
+from vsa_ray.errors import UserError, user_error_in
 
 pytestmark = pytest.mark.cluster
 
@@ -29,7 +29,7 @@ def run_all(
     async def gathered(beside: SideBySide) -> list[Any]:
         return await asyncio.gather(*(beside.run(*one) for one in functions.items()))
 
-    with messages.shown() as log_queue:
+    with messages.open_queue() as log_queue:
         return asyncio.run(gathered(SideBySide(at_once, log_queue, near)))
 
 
@@ -66,7 +66,7 @@ def test_what_they_say_is_said_by_the_driver(caplog: pytest.LogCaptureFixture) -
 
 def test_what_says_it_may_outlive_its_queue(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with messages.shown() as log_queue:
+    with messages.open_queue() as log_queue:
         log_queue.put((logging.INFO, "first"))
         ray.kill(log_queue.actor, no_restart=False)
         log_queue.put((logging.INFO, "second"))
@@ -90,7 +90,7 @@ def test_a_mistake_ends_all(tmp_path: Path) -> None:
 
     with pytest.raises(UserError) as caught:
         run_all({"a": slow, "b": mistaken})
-    assert str(mistake_behind(caught.value)) == "--seeds must be >= 1, got 0"
+    assert str(user_error_in(caught.value)) == "--seeds must be >= 1, got 0"
     time.sleep(4)
     assert not (tmp_path / "ended").exists()
 

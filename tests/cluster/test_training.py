@@ -19,7 +19,7 @@ from vsa_ray.errors import UserError
 from vsa_ray.mrnn import CaptionerConfig
 from vsa_ray.outputs import Output, OutputError
 from vsa_ray.training.config import TrainConfig
-from vsa_ray.training.loop import Beside
+from vsa_ray.training.loop import TrainContext
 from vsa_ray.vocabulary import VocabularyConfig
 
 pytestmark = pytest.mark.cluster
@@ -70,7 +70,7 @@ def test_only_the_last_start_of_a_training_writes(toy: Path) -> None:
     job = replace(alignment_job(toy, epochs=4), out=str(toy / "twice"))
     again = StartedAgain(Output(uri=job.out, made_from={}))
     with pytest.raises(UserError, match="the same command was started again"):
-        train_alignment.main(job, beside=Beside(callbacks=[again]))
+        train_alignment.main(job, context=TrainContext(callbacks=[again]))
     assert storage.committed(job.out) is None
     train_alignment.main(replace(job, resume=True))
     train_alignment.main(replace(job, out=str(toy / "once")))

@@ -51,7 +51,7 @@ def softmax(logits: list[float]) -> list[float]:
 def written_out(v_PD: Tensor, s_WD: Tensor, detected: Detected) -> float:
     loss, first_region, first_word = 0.0, 0, 0
     for regions, words in zip(REGIONS.tolist(), WORDS.tolist(), strict=True):
-        # Beside boxes, the whole image is nothing that a detector knows.
+        # TrainContext boxes, the whole image is nothing that a detector knows.
         boxes = range(first_region + (regions > 1), first_region + regions)
         for t in range(words):
             run = [first_word + u for u in (t - 1, t, t + 1) if 0 <= u < words]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vsa_ray.alignment.recurrence import both_ways
+from vsa_ray.alignment.recurrence import bidirectional
 
 LENGTHS = [[3, 1, 7, 0, 7, 2], [5], [1, 1, 1], [0, 4]]
 
@@ -46,7 +46,7 @@ def test_states_and_gradients_are_those_of_plain_autograd(
 ) -> None:
     e_WH, lengths_C, weight_2HH, bias_2H = inputs(lengths, dtype)
     parts = (e_WH, weight_2HH, bias_2H)
-    got, wanted = (f(e_WH, lengths_C, weight_2HH, bias_2H) for f in (both_ways, one_by_one))
+    got, wanted = (f(e_WH, lengths_C, weight_2HH, bias_2H) for f in (bidirectional, one_by_one))
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
     upstream = torch.randn_like(got)
     for a, b in zip(
@@ -61,7 +61,7 @@ def test_gradients_are_finite_differences() -> None:
     e_WH, lengths_C, weight_2HH, bias_2H = inputs([2, 3, 1], torch.float64)
 
     def read(e: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return both_ways(e, lengths_C, weight, bias)
+        return bidirectional(e, lengths_C, weight, bias)
 
     assert torch.autograd.gradcheck(read, (e_WH, weight_2HH, bias_2H))
 
@@ -69,9 +69,9 @@ def test_gradients_are_finite_differences() -> None:
 def test_autocast_reads_in_its_own_type() -> None:
     arguments = inputs([3, 1, 7], torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        h_WH = both_ways(*arguments)
+        h_WH = bidirectional(*arguments)
     lower = [a.bfloat16() if a.is_floating_point() else a for a in arguments]
-    assert torch.equal(h_WH, both_ways(*lower))
+    assert torch.equal(h_WH, bidirectional(*lower))
     h_WH.float().sum().backward()
     for number in (arguments[0], arguments[2], arguments[3]):
         assert number.grad is not None

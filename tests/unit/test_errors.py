@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from ray.train import WorkerGroupError
 
 from vsa_ray.config import ConfigError
-from vsa_ray.errors import UserError, mistake_behind
+from vsa_ray.errors import UserError, user_error_in
 from vsa_ray.outputs import OutputError
 from vsa_ray.storage import StorageError
 from vsa_ray.tracking import TrackingError
@@ -18,7 +18,7 @@ from vsa_ray.tracking import TrackingError
 @pytest.mark.parametrize("kind", [ConfigError, OutputError, StorageError, TrackingError])
 def test_kinds_of_mistakes(kind: type[UserError]) -> None:
     error = pickle.loads(pickle.dumps(kind("so and so")))
-    assert mistake_behind(error) is error
+    assert user_error_in(error) is error
     assert str(error) == "so and so"
 
 
@@ -29,18 +29,18 @@ def from_worker(error: Exception) -> Exception:
 
 def test_a_mistake_that_showed_on_a_worker() -> None:
     mistake = UserError("no region at all")
-    assert mistake_behind(from_worker(mistake)) is mistake
-    assert mistake_behind(WorkerGroupError("worker 0 failed", {0: mistake})) is mistake
-    assert mistake_behind(from_worker(WorkerGroupError("failed", {0: mistake}))) is mistake
+    assert user_error_in(from_worker(mistake)) is mistake
+    assert user_error_in(WorkerGroupError("worker 0 failed", {0: mistake})) is mistake
+    assert user_error_in(from_worker(WorkerGroupError("failed", {0: mistake}))) is mistake
 
 
 def test_a_mistake_that_another_error_came_of() -> None:
     error, mistake = RuntimeError("all trials failed"), UserError("lower it")
     error.__cause__ = mistake
     mistake.__cause__ = error  # a circle is no trouble
-    assert mistake_behind(error) is mistake
+    assert user_error_in(error) is mistake
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), from_worker(KeyError("bug")), KeyError()])
 def test_errors_of_the_program_are_no_mistakes(error: Exception) -> None:
-    assert mistake_behind(error) is None
+    assert user_error_in(error) is None

@@ -103,7 +103,7 @@ def done(config: reproduce.JobConfig, monkeypatch: pytest.MonkeyPatch) -> list[A
     monkeypatch.setattr(reproduce.datasets, "model_workers", lambda *_: {})
     monkeypatch.setattr(reproduce, "SideBySide", Here)
     monkeypatch.setattr(reproduce, "places", lambda _workers: 3)
-    monkeypatch.setattr(reproduce.messages, "shown", nullcontext)
+    monkeypatch.setattr(reproduce.messages, "open_queue", nullcontext)
     monkeypatch.setattr(reproduce.tracking, "run", lambda *_: nullcontext())
     return started
 

@@ -17,7 +17,7 @@ from odd_pictures import file, picture
 
 from vsa_ray import s3, schema, storage
 from vsa_ray.files import files_below
-from vsa_ray.images import ImageConfig, ImageError, LoadImages, PassingError, StorageOutage, load
+from vsa_ray.images import ImageConfig, ImageError, LoadImages, StorageOutage, TransientError, load
 from vsa_ray.listing import list_images
 
 FAULTS: list[Fault] = ["500", "503", "silent", "reset", "cut"]
@@ -181,7 +181,7 @@ def test_an_object_that_is_denied_is_a_row(flaky: FlakyS3, pictures: list[str]) 
 
 def test_one_image_at_one_try(flaky: FlakyS3, pictures: list[str]) -> None:
     flaky.plan = always("503")
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         load(pictures[0], ImageConfig())
 
 
@@ -288,16 +288,16 @@ def test_what_the_proxy_passes_on_is_as_it_was(flaky: FlakyS3, s3: str) -> None:
     ],
 )
 def test_what_passes(error: str, passing: bool) -> None:
-    assert s3.is_passing(OSError(error)) is passing
+    assert s3.is_transient(OSError(error)) is passing
 
 
 def test_what_passes_by_its_type() -> None:
-    assert s3.is_passing(ConnectionResetError("a"))
-    assert s3.is_passing(TimeoutError("a"))
-    assert s3.is_passing(OSError(116, "Stale file handle"))
-    assert not s3.is_passing(FileNotFoundError("timeout"))
-    assert not s3.is_passing(OSError(28, "No space left on device"))
-    assert not s3.is_passing(ValueError("AWS Error SLOW_DOWN during x"))
+    assert s3.is_transient(ConnectionResetError("a"))
+    assert s3.is_transient(TimeoutError("a"))
+    assert s3.is_transient(OSError(116, "Stale file handle"))
+    assert not s3.is_transient(FileNotFoundError("timeout"))
+    assert not s3.is_transient(OSError(28, "No space left on device"))
+    assert not s3.is_transient(ValueError("AWS Error SLOW_DOWN during x"))
 
 
 def test_waits_grow_and_differ() -> None:
@@ -311,8 +311,8 @@ def test_waits_grow_and_differ() -> None:
 def test_errors_pickle() -> None:
     outage = pickle.loads(pickle.dumps(StorageOutage("s3://b: gone")))
     assert (type(outage), str(outage)) == (StorageOutage, "s3://b: gone")
-    error = pickle.loads(pickle.dumps(PassingError("timeout", "x")))
-    assert (type(error), error.kind, str(error)) == (PassingError, "timeout", "x")
+    error = pickle.loads(pickle.dumps(TransientError("timeout", "x")))
+    assert (type(error), error.kind, str(error)) == (TransientError, "timeout", "x")
     assert isinstance(error, ImageError)
 
 

@@ -264,4 +264,4 @@ def test_a_store_beside_the_job_is_one_for_processes_elsewhere(
     ],
 )
 def test_passwords_of_a_store_are_not_shown(uri: str, shown: str) -> None:
-    assert tracking.shown(uri) == shown
+    assert tracking.masked(uri) == shown

@@ -114,7 +114,7 @@ def test_items_are_made_ahead() -> None:
             yield number
 
     found = []
-    for item in order.ahead(iter(make())):
+    for item in order.prefetched(iter(make())):
         if not found:
             assert second.wait(10)  # while the caller has the first
         found.append(item)
@@ -126,7 +126,7 @@ def test_what_fails_ahead_fails_for_the_caller() -> None:
         yield 1
         raise OSError("no such block")
 
-    items = order.ahead(iter(make()))
+    items = order.prefetched(iter(make()))
     assert next(items) == 1
     with pytest.raises(OSError, match="no such block"):
         next(items)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vsa_ray.training.config import TrainConfig, make_optimizer
-from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.step import Monitor, train_step
 
 CPU = torch.device("cpu")
 
@@ -33,15 +33,15 @@ CONFIG = TrainConfig(optimizer="sgd", learning_rate=0.1, max_gradient=3.0)
 
 def test_a_step_learns_with_gradients_that_are_cut() -> None:
     model = Square()
-    watch = Watch(model, CPU)
+    monitor = Monitor(model, CPU)
     share = train_step(
-        model, make_optimizer(model, CONFIG), torch.tensor([1.0, 1.0]), CONFIG, 1, watch
+        model, make_optimizer(model, CONFIG), torch.tensor([1.0, 1.0]), CONFIG, 1, monitor
     )
     assert share.item() == 5.0
     assert not share.requires_grad
     # Gradients 2 and 4, the second cut at 3.
     torch.testing.assert_close(model.weight.detach(), torch.tensor([0.8, 1.7]))
-    assert watch.totals().tolist() == pytest.approx([5, math.sqrt(20)] * 2)
+    assert monitor.totals().tolist() == pytest.approx([5, math.sqrt(20)] * 2)
 
 
 def test_a_share_counts_for_all_workers() -> None:
@@ -66,11 +66,11 @@ def test_precision_is_that_of_products(
 
 def test_sums_over_steps() -> None:
     model = Square()
-    watch, optimizer = Watch(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
+    monitor, optimizer = Monitor(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
     for x in (1.0, 2.0):
-        train_step(model, optimizer, torch.tensor([x, 0.0]), CONFIG, 1, watch)
-    assert watch.totals().tolist() == pytest.approx([1 + 4, 2 + 8, 4, 8])
-    assert not watch.is_broken()
+        train_step(model, optimizer, torch.tensor([x, 0.0]), CONFIG, 1, monitor)
+    assert monitor.totals().tolist() == pytest.approx([1 + 4, 2 + 8, 4, 8])
+    assert not monitor.is_broken()
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_sums_over_steps() -> None:
 )
 def test_the_first_broken_step_is_kept(bad: float, names: list[str]) -> None:
     model = Square()
-    watch, optimizer = Watch(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
+    monitor, optimizer = Monitor(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
     for x in (1.0, 1.0, bad, 1.0, math.nan):
-        train_step(model, optimizer, torch.tensor([x, 1.0]), CONFIG, 1, watch)
-    assert watch.is_broken()
-    assert watch.broken() == (3, names)
+        train_step(model, optimizer, torch.tensor([x, 1.0]), CONFIG, 1, monitor)
+    assert monitor.is_broken()
+    assert monitor.broken() == (3, names)
 
 
 def test_a_gradient_alone_can_be_broken() -> None:
@@ -95,6 +95,6 @@ def test_a_gradient_alone_can_be_broken() -> None:
             return (self.weight * x).abs().sqrt().sum()  # its slope at 0 is infinite
 
     model = Root()
-    watch, optimizer = Watch(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
-    train_step(model, optimizer, torch.tensor([0.0, 1.0]), CONFIG, 1, watch)
-    assert watch.broken() == (1, ["the gradient of weight"])
+    monitor, optimizer = Monitor(model, CPU), torch.optim.SGD(model.parameters(), lr=0)
+    train_step(model, optimizer, torch.tensor([0.0, 1.0]), CONFIG, 1, monitor)
+    assert monitor.broken() == (1, ["the gradient of weight"])

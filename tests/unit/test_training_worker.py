@@ -35,7 +35,7 @@ STEPS = 2
 
 
 @dataclass
-class Place:
+class Runtime:
     """A single process, with checkpoints in a folder."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Place:
         shutil.move(directory, self.folder / runs.name(progress))
         self.saved.append((progress, metrics))
 
-    def told_to_end(self) -> bool:
+    def sigterm_received(self) -> bool:
         self.looks += 1
         return self.looks in self.notices
 
@@ -137,10 +137,10 @@ CONFIG = TrainConfig(epochs=3, batch_size=2, learning_rate=0.01)
 
 
 def train(
-    task: AlignmentTask, images: Blocks, place: Place, config: TrainConfig = CONFIG
+    task: AlignmentTask, images: Blocks, runtime: Runtime, config: TrainConfig = CONFIG
 ) -> dict[str, Tensor]:
-    place.folder.mkdir(exist_ok=True)
-    one = Worker(task, config, Told(), place, images)
+    runtime.folder.mkdir(exist_ok=True)
+    one = Worker(task, config, Told(), runtime, images)
     one.train()
     return one.model.state_dict()
 
@@ -153,9 +153,9 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_the_same_seed_gives_the_same_weights(
     task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:
-    one = train(task, images, Place(tmp_path / "one"))
-    assert_equal(train(task, images, Place(tmp_path / "two")), one)
-    other = train(task, images, Place(tmp_path / "three"), replace(CONFIG, seed=1))
+    one = train(task, images, Runtime(tmp_path / "one"))
+    assert_equal(train(task, images, Runtime(tmp_path / "two")), one)
+    other = train(task, images, Runtime(tmp_path / "three"), replace(CONFIG, seed=1))
     assert not torch.equal(other["region_layer.weight"], one["region_layer.weight"])
 
 
@@ -165,73 +165,73 @@ def test_a_training_that_is_killed_in_any_step_ends_the_same(
     killed: int, optimizer: Any, task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, optimizer=optimizer, checkpoint_minutes=1e-9)  # after every step
-    straight = Place(tmp_path / "straight")
+    straight = Runtime(tmp_path / "straight")
     expected = train(task, images, straight, config)
-    place = Place(tmp_path / "killed")
+    runtime = Runtime(tmp_path / "killed")
     with pytest.raises(KilledError):
-        train(replace(task, before=die_in(killed), calls=[]), images, place, config)
+        train(replace(task, before=die_in(killed), calls=[]), images, runtime, config)
     again = replace(task, calls=[])
-    assert_equal(train(again, images, place, config), expected)
+    assert_equal(train(again, images, runtime, config), expected)
     assert len(again.calls) == 3 * STEPS - (killed - 1)  # none twice, but the one that died
     for name in ("train/loss", "dev/mean_recall", SPREAD):
-        assert place.saved[-1][1][name] == pytest.approx(straight.saved[-1][1][name])
+        assert runtime.saved[-1][1][name] == pytest.approx(straight.saved[-1][1][name])
 
 
 def test_dev_is_measured_as_often_as_asked_and_at_the_end(
     task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:
-    expected = train(task, images, Place(tmp_path / "often"))
-    place = Place(tmp_path / "run")
-    assert_equal(train(task, images, place, replace(CONFIG, measure_every=2)), expected)
-    measured = ["dev/mean_recall" in metrics for _, metrics in place.saved]
-    assert measured == ["epoch" in metrics for _, metrics in place.saved] == [False, True, True]
+    expected = train(task, images, Runtime(tmp_path / "often"))
+    runtime = Runtime(tmp_path / "run")
+    assert_equal(train(task, images, runtime, replace(CONFIG, measure_every=2)), expected)
+    measured = ["dev/mean_recall" in metrics for _, metrics in runtime.saved]
+    assert measured == ["epoch" in metrics for _, metrics in runtime.saved] == [False, True, True]
 
 
 def test_a_notice_writes_a_checkpoint_at_once(
     task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:
-    place = Place(tmp_path / "run", notices={3})
-    expected = train(task, images, Place(tmp_path / "straight"))
-    assert_equal(train(task, images, place), expected)
-    at = [(progress.epoch, progress.step) for progress, _ in place.saved]
+    runtime = Runtime(tmp_path / "run", notices={3})
+    expected = train(task, images, Runtime(tmp_path / "straight"))
+    assert_equal(train(task, images, runtime), expected)
+    at = [(progress.epoch, progress.step) for progress, _ in runtime.saved]
     assert at == [(1, 0), (1, 1), (2, 0), (3, 0)]
-    assert "warning: a worker is about to end: writing a checkpoint" in place.shown
+    assert "warning: a worker is about to end: writing a checkpoint" in runtime.shown
 
 
 def test_a_node_that_drains_is_heard_of_once(
     task: Stopping, images: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "NOTICE_SECONDS", -1.0)  # ask in every step
-    place = Place(tmp_path / "run", drained=True)
-    train(task, images, place)
-    assert [(p.epoch, p.step) for p, _ in place.saved] == [(0, 1), (1, 0), (2, 0), (3, 0)]
+    runtime = Runtime(tmp_path / "run", drained=True)
+    train(task, images, runtime)
+    assert [(p.epoch, p.step) for p, _ in runtime.saved] == [(0, 1), (1, 0), (2, 0), (3, 0)]
 
 
 def test_a_number_that_is_not_finite_stops_training(
     task: Stopping, images: Blocks, tmp_path: Path
 ) -> None:
     broken = replace(task, before=lambda call: float("nan") if call == 3 else 1.0)
-    place = Place(tmp_path / "run")
+    runtime = Runtime(tmp_path / "run")
     with pytest.raises(
         TrainingError,
         match=r"the loss, the gradient of \w+.* and \d+ more became infinite or NaN "
         r"in step 1 of epoch 2; try a lower training.learning_rate \(it is 0.01\)",
     ):
-        train(broken, images, place)
-    assert [progress.epoch for progress, _ in place.saved] == [1]  # and no broken weights
+        train(broken, images, runtime)
+    assert [progress.epoch for progress, _ in runtime.saved] == [1]  # and no broken weights
 
 
 def test_broken_numbers_are_found_where_looks_are_rare(
     task: Stopping, images: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = replace(task, before=lambda call: float("inf") if call == 3 else 1.0)
-    place = Place(tmp_path / "run")
-    place.folder.mkdir()
-    one = Worker(broken, CONFIG, Told(), place, images)
+    runtime = Runtime(tmp_path / "run")
+    runtime.folder.mkdir()
+    one = Worker(broken, CONFIG, Told(), runtime, images)
     one._every = 20  # as on a GPU
     with pytest.raises(TrainingError, match="in step 1 of epoch 2"):
         one.train()
-    assert place.looks == 2
+    assert runtime.looks == 2
 
 
 def test_a_model_that_collapsed_is_told_of_once(
@@ -239,10 +239,10 @@ def test_a_model_that_collapsed_is_told_of_once(
 ) -> None:
     """With a margin this wide, the scores are all equal beside it."""
     config = replace(task.config, margin=1e6)
-    run, place = Told(), Place(tmp_path / "run")
-    place.folder.mkdir()
-    Worker(replace(task, config=config), CONFIG, run, place, images).train()
-    warnings = [text for text in place.shown if text.startswith("warning")]
+    run, runtime = Told(), Runtime(tmp_path / "run")
+    runtime.folder.mkdir()
+    Worker(replace(task, config=config), CONFIG, run, runtime, images).train()
+    warnings = [text for text in runtime.shown if text.startswith("warning")]
     assert warnings == [
         "warning: the model has collapsed: the loss of epoch 3 is 2e+06, and that of a model that "
         "scores all pairs alike is 2e+06; try a lower training.learning_rate (it is 0.01), "
@@ -260,10 +260,10 @@ def test_one_epoch_without_differences_is_no_alarm(
 ) -> None:
     found = iter([0.0, 0.0, 0.5, 0.0])
     monkeypatch.setattr(Stopping, "evaluate", lambda *_: {task.score: 1.0, SPREAD: next(found)})
-    run, place = Told(), Place(tmp_path / "run")
-    place.folder.mkdir()
-    Worker(task, replace(CONFIG, epochs=3), run, place, images).train()
-    assert not [text for text in place.shown if text.startswith("warning")]
+    run, runtime = Told(), Runtime(tmp_path / "run")
+    runtime.folder.mkdir()
+    Worker(task, replace(CONFIG, epochs=3), run, runtime, images).train()
+    assert not [text for text in runtime.shown if text.startswith("warning")]
     told = run.told  # type: ignore[attr-defined]
     alarms = [values["alarm/collapsed"] for step, values in (t for t in told if len(t) == 2)]
     assert alarms == [0.0, 1.0, 0.0]
@@ -273,12 +273,12 @@ def test_progress_within_an_epoch(
     task: Stopping, images: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SHOW_SECONDS", -1.0)  # in every step
-    run, place = Told(), Place(tmp_path / "run")
-    place.folder.mkdir()
-    Worker(task, CONFIG, run, place, images).train()
-    assert place.shown[0].startswith("epoch 1/3  step 1/2  loss ")
-    assert re.search(r"  words per second [\d,.]+  images per second [\d,.]+  ", place.shown[0])
-    assert re.search(r"  \(\d\d:\d\d left\)$", place.shown[0])
+    run, runtime = Told(), Runtime(tmp_path / "run")
+    runtime.folder.mkdir()
+    Worker(task, CONFIG, run, runtime, images).train()
+    assert runtime.shown[0].startswith("epoch 1/3  step 1/2  loss ")
+    assert re.search(r"  words per second [\d,.]+  images per second [\d,.]+  ", runtime.shown[0])
+    assert re.search(r"  \(\d\d:\d\d left\)$", runtime.shown[0])
     told = dict(t for t in run.told if "step/loss" in t[1])  # type: ignore[attr-defined]
     assert list(told) == [1, 2, 3, 4, 5, 6]
     assert told[3].keys() == {
@@ -290,11 +290,11 @@ def test_progress_within_an_epoch(
 
 
 def test_the_checkpoint_of_another_training(task: Stopping, images: Blocks, tmp_path: Path) -> None:
-    place = Place(tmp_path / "run")
-    train(task, images, place)
+    runtime = Runtime(tmp_path / "run")
+    train(task, images, runtime)
     with pytest.raises(StorageError, match=r"to another training: Progress\(epoch=3"):
-        train(task, images, place, replace(CONFIG, epochs=2))
+        train(task, images, runtime, replace(CONFIG, epochs=2))
     other = replace(task, config=replace(task.config, embed_dim=9))
     with pytest.raises(StorageError, match=r"region_layer.*shape \(8,\).*shape \(9,\)"):
-        train(other, images, place)
-    checkpoints.load_aligner(place.latest())  # as it was
+        train(other, images, runtime)
+    checkpoints.load_aligner(runtime.latest())  # as it was

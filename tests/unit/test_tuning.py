@@ -16,7 +16,7 @@ from ray.tune.tune import _setup_signal_catching
 
 from jobs import train_alignment, tune
 from vsa_ray import storage, tuning
-from vsa_ray.errors import UserError, mistake_behind
+from vsa_ray.errors import UserError, user_error_in
 from vsa_ray.outputs import OutputError
 from vsa_ray.tuning import SearchConfig, SearchError, Trial
 
@@ -79,7 +79,7 @@ def test_without_any_score_the_first_reason_is_given() -> None:
         SearchError, match="2 of 2 trials failed, the first with: no dev split"
     ) as e:
         ranked(*broken)
-    assert str(mistake_behind(e.value)) == "no dev split"
+    assert str(user_error_in(e.value)) == "no dev split"
 
 
 def test_trials_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsa_ray.alignment.config import AlignmentConfig
-from vsa_ray.alignment.recurrence import both_ways
+from vsa_ray.alignment.recurrence import bidirectional
 from vsa_ray.dropout import Dropout
 from vsa_ray.standardised import Standardised
 
@@ -95,7 +95,7 @@ class AlignmentModel(Standardised):
         words_WD: Tensor = self.dropout(self.word_vectors(ids_W))
         if self.config.text == "brnn":
             e_WH = self.input_layer(words_WD).relu()
-            h_WH = both_ways(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
+            h_WH = bidirectional(e_WH, lengths_C, self.recurrent_2HH, self.recurrent_bias_2H)
             words_WD = self.word_layer(self.dropout(h_WH)).relu()
         match self.config.score:
             case "cosine":

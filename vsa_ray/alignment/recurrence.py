@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
+def bidirectional(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tensor) -> Tensor:
     """The sum of the states of both directions, left to right and right to left -> (W, H).
 
     One product per time step, h W with row vectors h; under autocast in autocast's type.
@@ -30,11 +30,11 @@ def both_ways(e_WH: Tensor, lengths_C: Tensor, weight_2HH: Tensor, bias_2H: Tens
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         e_WH, weight_2HH, bias_2H = (x.to(dtype) for x in (e_WH, weight_2HH, bias_2H))
-    h_WH: Tensor = _BothWays.apply(e_WH, *_time_order(lengths_C), weight_2HH, bias_2H)
+    h_WH: Tensor = _Bidirectional.apply(e_WH, *_time_order(lengths_C), weight_2HH, bias_2H)
     return h_WH
 
 
-class _BothWays(torch.autograd.Function):
+class _Bidirectional(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -37,7 +37,7 @@ KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "
 CSV_SPLITS = {**KARPATHY_SPLITS, "dev": "dev", "": ""}
 
 
-class Said(NamedTuple):
+class CorpusSentence(NamedTuple):
     """One sentence as it is in the corpus."""
 
     image_id: str
@@ -55,7 +55,7 @@ class Contents:
     splits: dict[str, str] = field(default_factory=dict)
     """image_id -> split; images in no split may be missing."""
 
-    sentences: list[Said] = field(default_factory=list)
+    sentences: list[CorpusSentence] = field(default_factory=list)
     """At most one per image and number; some may belong to images that do not exist."""
 
     oddities: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ def read_folder(layout: Layout) -> Contents:
 def read_flickr(layout: Layout) -> Contents:
     """`name.jpg#0<TAB>text` lines, and a list of image names per split."""
     contents = Contents()
-    said: dict[tuple[str, int], Said] = {}
+    said: dict[tuple[str, int], CorpusSentence] = {}
     token_file = layout.the_file("token file", TOKEN_FILES)
     for line in lines(token_file):
         name, tab, text = line.partition("\t")
@@ -93,7 +93,7 @@ def read_flickr(layout: Layout) -> Contents:
         elif (image_id, int(number)) in said:
             contents.oddities["sentence listed twice"] += 1
         else:
-            said[image_id, int(number)] = Said(image_id, int(number), text)
+            said[image_id, int(number)] = CorpusSentence(image_id, int(number), text)
     if not said:
         raise UserError(f"{token_file}: no line like name.jpg#0<TAB>text; is it a token file?")
     contents.sentences = list(said.values())
@@ -142,7 +142,7 @@ def read_csv(layout: Layout) -> Contents:
     ids, contents.images = layout.named({name for name, _, _ in said})
     for name, split, caption in said:
         image_id = ids[name]
-        contents.sentences.append(Said(image_id, numbers[image_id], caption))
+        contents.sentences.append(CorpusSentence(image_id, numbers[image_id], caption))
         numbers[image_id] += 1
         if contents.splits.setdefault(image_id, split) != split:
             contents.oddities["image in two splits"] += 1
@@ -259,7 +259,7 @@ def _listed(layout: Layout, entries: list[Entry], oddities: Counter[str]) -> Con
             oddities["listed image without a file"] += 1
         for number, text in enumerate(entry.texts):
             if isinstance(text, str):
-                contents.sentences.append(Said(entry.name, number, text))
+                contents.sentences.append(CorpusSentence(entry.name, number, text))
             else:
                 oddities["malformed sentence"] += 1
     return contents

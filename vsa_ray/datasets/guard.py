@@ -53,11 +53,11 @@ class Counts:
     def end(self, key: Key) -> None:
         self._begun.pop(key, None)
 
-    def tell(self, mistake: Exception) -> None:
+    def record(self, mistake: Exception) -> None:
         """Record a UserError from a worker; the first one is kept."""
         self._mistake = self._mistake or mistake
 
-    def told(self) -> Exception | None:
+    def recorded(self) -> Exception | None:
         return self._mistake
 
 

@@ -20,7 +20,7 @@ from vsa_ray.datasets.cluster import IO_CPUS, READ_CPUS, ForgetBlocks, mapped, r
 from vsa_ray.datasets.guard import Counts, Key, Mapper, guarded
 from vsa_ray.datasets.progress import Log, Progress
 from vsa_ray.datasets.slices import pack, runs, unpack
-from vsa_ray.errors import UserError, mistake_behind
+from vsa_ray.errors import UserError, user_error_in
 from vsa_ray.inputs import Columns, Inputs, Part, slices
 from vsa_ray.listing import PART_ROWS
 from vsa_ray.outputs import OutputError, TableOutput
@@ -152,7 +152,7 @@ def _run(
             f"workers request? Nothing is lost: run the same command again.\n{error}"
         ) from error
     except Exception as error:
-        if mistake := tally.mistake() or mistake_behind(error):
+        if mistake := tally.mistake() or user_error_in(error):
             raise mistake from error
         raise
     finally:
@@ -258,11 +258,11 @@ class _Tally:
     def begin(self, key: Key) -> int:
         return int(ray.get(self._actor.begin.remote(key)))
 
-    def tell(self, mistake: UserError) -> None:
-        ray.get(self._actor.tell.remote(mistake))
+    def record(self, mistake: UserError) -> None:
+        ray.get(self._actor.record.remote(mistake))
 
     def mistake(self) -> UserError | None:
-        told: UserError | None = ray.get(self._actor.told.remote())
+        told: UserError | None = ray.get(self._actor.recorded.remote())
         return told
 
     def stop(self) -> None:
@@ -279,7 +279,7 @@ def _telling(tally: _Tally) -> Iterator[None]:
     try:
         yield
     except UserError as mistake:
-        tally.tell(mistake)
+        tally.record(mistake)
         raise
 
 

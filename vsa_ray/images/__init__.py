@@ -6,7 +6,7 @@ stages pass failed rows through. Only complete storage failure stops it (Storage
 """
 
 from vsa_ray.images.decoding import FORMATS, PILLOW_LIMIT, Pixels, decode
-from vsa_ray.images.failures import ImageError, Kind, PassingError
+from vsa_ray.images.failures import ImageError, Kind, TransientError
 from vsa_ray.images.reading import SOURCES
 from vsa_ray.images.stage import LOADED, ImageConfig, LoadImages, load, pixels_of
 from vsa_ray.s3 import StorageOutage
@@ -20,9 +20,9 @@ __all__ = [
     "ImageError",
     "Kind",
     "LoadImages",
-    "PassingError",
     "Pixels",
     "StorageOutage",
+    "TransientError",
     "decode",
     "load",
     "pixels_of",

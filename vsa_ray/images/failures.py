@@ -35,7 +35,7 @@ class ImageError(Exception):
         return self.message
 
 
-class PassingError(ImageError):
+class TransientError(ImageError):
     """A transient failure: the same read may succeed later."""
 
 
@@ -50,7 +50,7 @@ def reading(uri: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:  # StorageError is a ValueError
         s3.check_credentials(uri, error)
-        failure = PassingError if s3.is_passing(error) else ImageError
+        failure = TransientError if s3.is_transient(error) else ImageError
         text = str(error)
         raise failure(kind_of(error), text if uri in text else f"{uri}: {text}") from error
 
@@ -75,7 +75,7 @@ def place_of(uri: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}" if scheme else "local files"
 
 
-def knock(place: str) -> None:
+def check_responds(place: str) -> None:
     """Raise StorageOutage if a bucket itself does not respond."""
     if "://" in place:
         # A refusal is a response too.

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from vsa_ray import s3
 from vsa_ray.images.decoding import PILLOW_LIMIT, Picture, Pixels, decode, decode_within
-from vsa_ray.images.failures import ImageError, PassingError, knock, place_of
+from vsa_ray.images.failures import ImageError, TransientError, check_responds, place_of
 from vsa_ray.images.reading import SOURCES, Found, Read, Source, plan
-from vsa_ray.outputs import HOW
+from vsa_ray.outputs import EXECUTION
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ CANARIES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    downloads: int = field(default=16, metadata=HOW)
+    downloads: int = field(default=16, metadata=EXECUTION)
     """Concurrent reads per loading task. Raise it if models wait for images from S3."""
 
     max_pixels: int = 64_000_000
@@ -57,7 +57,7 @@ class ImageConfig:
     """Longest side, in pixels, that detectors and the backbone see: larger images are downscaled to
     it as they are decoded, to save memory. Boxes are still in pixels of the full image."""
 
-    retry_seconds: float = field(default=60.0, metadata=HOW)
+    retry_seconds: float = field(default=60.0, metadata=EXECUTION)
     """Seconds for which reads of a batch are retried while storage is slow, busy or restarting.
     After that the images become failed rows; if nothing can be read, the job stops."""
 
@@ -118,7 +118,7 @@ class LoadImages:
         waiting = dict(sources)
         for wait in s3.waits():
             outcomes |= self._try(waiting)
-            passing = {row: one for row, one in outcomes.items() if isinstance(one, PassingError)}
+            passing = {row: one for row, one in outcomes.items() if isinstance(one, TransientError)}
             waiting = {row: sources[row] for row in passing}
             if not waiting or time.monotonic() + wait > deadline:
                 break
@@ -137,7 +137,7 @@ class LoadImages:
             # more CPU than it requested.
             return {
                 row: self._decode(data)
-                for found in _ahead(pool, self.config.downloads, reads)
+                for found in _prefetched(pool, self.config.downloads, reads)
                 for row, data in found.items()
             }
 
@@ -170,10 +170,10 @@ class LoadImages:
                 its bucket does not respond either.
         """
         answered: dict[str, dict[int, Source]] = {}
-        failed: dict[str, list[PassingError]] = {}
+        failed: dict[str, list[TransientError]] = {}
         for row, one in outcomes.items():
             place = place_of(sources[row].file)
-            if isinstance(one, PassingError):
+            if isinstance(one, TransientError):
                 failed.setdefault(place, []).append(one)
             else:
                 answered.setdefault(place, {})[row] = sources[row]
@@ -182,8 +182,8 @@ class LoadImages:
             again = self._try(canaries).values()
             asked = len(errors) + len(canaries)
             if asked == 1:
-                knock(place)
-            elif all(isinstance(one, PassingError) for one in again):
+                check_responds(place)
+            elif all(isinstance(one, TransientError) for one in again):
                 raise s3.StorageOutage(
                     f"{place}: none of {asked} images could be read within "
                     f"{self.config.retry_seconds:.0f} s; the last error was: {errors[-1]}. Run the "
@@ -237,7 +237,7 @@ def _sources(table: pa.Table, rows: Iterable[int]) -> dict[int, Source]:
     return {row: Source(**records[row]) for row in rows}
 
 
-def _ahead(pool: ThreadPoolExecutor, size: int, reads: Iterable[Read]) -> Iterator[Found]:
+def _prefetched(pool: ThreadPoolExecutor, size: int, reads: Iterable[Read]) -> Iterator[Found]:
     """Results of `reads`, in order. At most `size` of them are running or waiting to be consumed,
     so the files of a whole batch need not fit in memory."""
     left = iter(reads)

@@ -91,6 +91,11 @@ class RegionConfig:
                 f"RegionConfig.image_side must be a multiple of {STRIDE}, got {self.image_side}"
             )
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the detector names what it finds, which distillation learns from."""
+        return self.detector != "selective-search"
+
     def check(self) -> None:
         """Check names and files without loading anything; call it before a cluster starts to work.
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vsa_ray.outputs import HOW
+from vsa_ray.outputs import EXECUTION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +57,12 @@ class TrainConfig:
     """Processes that train one model together: each on its own GPU, or, on a cluster without GPUs,
     all sharing the CPUs. The global batch stays batch_size."""
 
-    min_workers: int = field(default=0, metadata=HOW)
+    min_workers: int = field(default=0, metadata=EXECUTION)
     """Minimum number of processes with which a training starts or continues if there are not enough
     resources for num_workers, for example after the loss of a node; the global batch stays the
     same. 0 waits until there are resources for all."""
 
-    checkpoint_minutes: float = field(default=10.0, metadata=HOW)
+    checkpoint_minutes: float = field(default=10.0, metadata=EXECUTION)
     """Minutes between checkpoints within an epoch; another one is written after every epoch. A kill
     costs at most the work since the last checkpoint."""
 

@@ -56,7 +56,7 @@ NO_SCORE = -1e30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beside:
+class TrainContext:
     """What runs alongside a training."""
 
     callbacks: Sequence[UserCallback] = ()
@@ -66,7 +66,7 @@ class Beside:
     """Number of trainings that share the CPUs, including this one."""
 
 
-ALONE = Beside()
+ALONE = TrainContext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def train(
     output: Output,
     run: Run,
     *,
-    beside: Beside = ALONE,
+    context: TrainContext = ALONE,
 ) -> Metrics:
     """Train a model and commit that of the best epoch as a checkpoint directory.
 
@@ -119,9 +119,11 @@ def train(
     require_shared(output.uri)
     # Workers may have another working directory.
     output = replace(output, uri=storage.absolute(output.uri)).take_turn()
-    with messages.shown() as log_queue:
-        assignment = _Assignment(task, config, run, output, blocks, rows, log_queue, beside.at_once)
-        result = _fit(assignment, beside.callbacks)
+    with messages.open_queue() as log_queue:
+        assignment = _Assignment(
+            task, config, run, output, blocks, rows, log_queue, context.at_once
+        )
+        result = _fit(assignment, context.callbacks)
     if result.return_value is not None:
         raise TrainingError(result.return_value)
     epochs = [pair for pair in result.best_checkpoints or () if pair[1][task.score] > NO_SCORE]
@@ -231,23 +233,23 @@ class _TorchConfig(ray.train.torch.TorchConfig):
 def _run_worker(settings: dict[str, Any]) -> str | None:
     """What every worker runs -> why the training cannot continue, or None."""
     assignment: _Assignment = settings["assignment"]
-    place = _RayPlace(assignment)
-    if place.device.type == "cpu":
+    runtime = _RayRuntime(assignment)
+    if runtime.device.type == "cpu":
         sharing = ray.train.get_context().get_local_world_size() * assignment.at_once
         torch.set_num_threads(max(1, machine.cpus() // sharing))
     images = Blocks(assignment.rows, lambda number: ray.get(assignment.blocks[number]))
     try:
         assignment.output.check_turn()
         # Warnings, such as that MLflow is unreachable: nobody reads this process's log.
-        with messages.telling(assignment.log_queue, who="vsa_ray", least=logging.WARNING):
-            Worker(assignment.task, assignment.config, assignment.run, place, images).train()
+        with messages.forward_logs(assignment.log_queue, who="vsa_ray", least=logging.WARNING):
+            Worker(assignment.task, assignment.config, assignment.run, runtime, images).train()
     except (TrainingError, OutputError) as error:  # if raised, Ray would retry
         return str(error)
     return None
 
 
-class _RayPlace:
-    """A worker's place in Ray Train."""
+class _RayRuntime:
+    """A worker's runtime: Ray Train."""
 
     def __init__(self, assignment: _Assignment) -> None:
         self.assignment = assignment
@@ -281,7 +283,7 @@ class _RayPlace:
         path = f"{kept.experiment_fs_path}/{name}"
         return ray.train.Checkpoint(path=path, filesystem=kept.storage_filesystem)
 
-    def told_to_end(self) -> bool:
+    def sigterm_received(self) -> bool:
         notice = _told_to_end.is_set()
         _told_to_end.clear()
         return notice

@@ -116,7 +116,7 @@ class Blocks:
             del held[i]
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetched(items: Iterator[T]) -> Iterator[T]:
     """The same items, each prefetched by a thread while the caller works on the previous one."""
     end = object()
     with ThreadPoolExecutor(1) as thread:

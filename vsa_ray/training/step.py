@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vsa_ray.training.config import TrainConfig
 
 
-class Watch:
+class Monitor:
     """Accumulates losses and gradient norms over steps, and records the first non-finite step.
 
     Everything stays on the device: nothing synchronises until `totals` or `broken` is called.
@@ -63,22 +63,22 @@ def train_step(
     batch: Any,
     config: TrainConfig,
     workers: int = 1,
-    watch: Watch | None = None,
+    monitor: Monitor | None = None,
 ) -> Tensor:
     """Learn from one batch -> this worker's share of the global batch's loss, detached.
 
     Args:
         loss_of: computes the share for a batch; wrapped in DDP if there are several workers.
         workers: number of workers that share the global batch.
-        watch: records the loss, and the gradients before clipping.
+        monitor: records the loss, and the gradients before clipping.
     """
     device = next(loss_of.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
         share: Tensor = loss_of(batch)
     optimizer.zero_grad(set_to_none=True)
     (share * workers).backward()  # DDP averages gradients, but shares add up
-    if watch is not None:
-        watch.see(share)
+    if monitor is not None:
+        monitor.see(share)
     nn.utils.clip_grad_value_(loss_of.parameters(), config.max_gradient)
     optimizer.step()
     return share.detach()

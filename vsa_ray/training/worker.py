@@ -24,7 +24,7 @@ from vsa_ray.storage import StorageError
 from vsa_ray.tracking import Run
 from vsa_ray.training import alarms, gathering, order
 from vsa_ray.training.config import TrainConfig, learning_rate, make_optimizer
-from vsa_ray.training.step import Watch, train_step
+from vsa_ray.training.step import Monitor, train_step
 from vsa_ray.training.tasks import SPREAD, Metrics, Model, Pair, Task
 
 GPU_STEPS = 20
@@ -37,7 +37,7 @@ SHOW_SECONDS = 15.0
 """Time between two progress lines within an epoch."""
 
 
-class Place(Protocol):
+class Runtime(Protocol):
     """The environment of a worker. All workers call `preempted` and `save` equally often."""
 
     device: torch.device
@@ -54,7 +54,7 @@ class Place(Protocol):
         """Hand over a checkpoint in a local directory; "" on all workers except 0."""
         ...
 
-    def told_to_end(self) -> bool:
+    def sigterm_received(self) -> bool:
         """Whether this worker has received SIGTERM since the last call."""
         ...
 
@@ -68,7 +68,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Status:
     """State that all workers agree on after some steps."""
 
     notice: bool = False
@@ -110,16 +110,16 @@ class Worker:
     """One of the workers of a training."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, run: Run, place: Place, images: order.Blocks
+        self, task: Task, config: TrainConfig, run: Run, runtime: Runtime, images: order.Blocks
     ) -> None:
-        self.task, self.config, self.run, self.place, self.images = task, config, run, place, images
+        self.task, self.config, self.run, self.runtime = task, config, run, runtime
+        self.images, self.steps = images, order.steps(len(images), config)
         self.rank, self.workers = gathering.rank(), gathering.num_workers()
         torch.manual_seed(config.seed)  # the same weights on every worker
         self.model = task.build()
-        self.loss_of = place.prepare(TaskLoss(task, self.model))
+        self.loss_of = runtime.prepare(TaskLoss(task, self.model))
         self.optimizer = make_optimizer(self.model, config)
-        self.steps = order.steps(len(images), config)
-        self._every = 1 if place.device.type == "cpu" else GPU_STEPS
+        self._every = 1 if runtime.device.type == "cpu" else GPU_STEPS
         self._saved = self._asked = self._shown = time.monotonic()
         self._preempted = self._suspected = self._alarmed = False
         self._dev: Any = None
@@ -140,7 +140,7 @@ class Worker:
             self._checkpoint(Progress(epoch=epoch + 1), metrics)
 
     def _resume(self) -> Progress:
-        uri = self.place.latest()
+        uri = self.runtime.latest()
         if not uri:
             return Progress()
         checkpoints.load_weights(uri, self.model)
@@ -149,40 +149,40 @@ class Worker:
             raise StorageError(f"{uri} belongs to another training: {progress}")
         if self.rank == 0:
             at = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
-            self.place.show(f"resuming at {at}, with {self.workers} worker(s)")
+            self.runtime.show(f"resuming at {at}, with {self.workers} worker(s)")
         return progress
 
     def _epoch(self, start: Progress) -> Metrics:
         """Run the remaining steps of an epoch -> mean loss, and speed."""
         self.loss_of.train()
         batches = order.global_batches(len(self.images), self.config, start.epoch)
-        watch, begun = Watch(self.model, self.place.device), time.monotonic()
-        words, images, look = 0, 0, Look()
+        monitor, begun = Monitor(self.model, self.runtime.device), time.monotonic()
+        words, images, status = 0, 0, Status()
         for step, batch in enumerate(self._batches(batches, start), start=start.step + 1):
             torch.manual_seed(self._seed(start.epoch, step))
             rate = learning_rate(self.config, start.epoch, start.epoch * self.steps + step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            on_device = batch.to(self.place.device)
-            train_step(self.loss_of, self.optimizer, on_device, self.config, self.workers, watch)
+            on_device = batch.to(self.runtime.device)
+            train_step(self.loss_of, self.optimizer, on_device, self.config, self.workers, monitor)
             words += len(batch.words.rows)
             images += len(batches[step - 1])
             if step % self._every == 0 or step == self.steps:
-                look = self._look(watch, words)
-                at = Progress(epoch=start.epoch, step=step, loss=start.loss + look.loss)
-                self._check(look, watch, at, start.step)
-                self._show(look, at, images / (time.monotonic() - begun), begun)
+                status = self._gather_status(monitor, words)
+                at = Progress(epoch=start.epoch, step=step, loss=start.loss + status.loss)
+                self._check(status, monitor, at, start.step)
+                self._show(status, at, images / (time.monotonic() - begun), begun)
         seconds, done = max(time.monotonic() - begun, 1e-9), max(1, self.steps - start.step)
         return {
-            "train/loss": (start.loss + look.loss) / self.steps,
-            "train/gradient": look.gradient / done,
-            "train/words_per_second": look.words / seconds,
+            "train/loss": (start.loss + status.loss) / self.steps,
+            "train/gradient": status.gradient / done,
+            "train/words_per_second": status.words / seconds,
             "train/images_per_second": images / seconds,
         }
 
     def _batches(self, batches: list[order.Numbers], start: Progress) -> Iterator[Pair]:
         """This worker's slices of the remaining batches."""
-        return order.ahead(
+        return order.prefetched(
             self.task.batch(
                 self.images.take(order.share(batch, self.rank, self.workers)),
                 epoch=start.epoch,
@@ -196,61 +196,61 @@ class Worker:
         entropy = np.random.SeedSequence([self.config.seed, epoch, step, self.rank])
         return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def _look(self, watch: Watch, words: int) -> Look:
+    def _gather_status(self, monitor: Monitor, words: int) -> Status:
         now, minutes = time.monotonic(), self.config.checkpoint_minutes
         own = torch.tensor(
             [
-                float(self.place.told_to_end()),
+                float(self.runtime.sigterm_received()),
                 float(self.rank == 0 and now - self._saved > 60 * minutes),
                 float(self.rank == 0 and now - self._asked > NOTICE_SECONDS),
                 float(words),
             ],
             dtype=torch.float64,
-            device=self.place.device,
+            device=self.runtime.device,
         )
-        everyone = torch.cat([own, watch.is_broken()[None], watch.totals()])
+        everyone = torch.cat([own, monitor.is_broken()[None], monitor.totals()])
         rows = gathering.gather(everyone).tolist()
         notice, save, ask, word, broken, loss, _, latest_loss, _ = (
             sum(column) for column in zip(*rows, strict=True)
         )
         gradient, latest_gradient = rows[0][6], rows[0][8]  # the same on all workers
-        return Look(
+        return Status(
             *(notice > 0, save > 0, ask > 0, broken > 0),
             *(word, loss, gradient, latest_loss, latest_gradient),
         )
 
-    def _check(self, look: Look, watch: Watch, at: Progress, first: int) -> None:
+    def _check(self, status: Status, monitor: Monitor, at: Progress, first: int) -> None:
         """Stop if a number is not finite; write a checkpoint if one is due or a worker will end."""
-        if look.broken:
-            step, names = watch.broken()
+        if status.broken:
+            step, names = monitor.broken()
             raise alarms.not_finite(names, at.epoch + 1, first + step, self.config)
-        notice = look.notice
-        if look.ask:
+        notice = status.notice
+        if status.ask:
             self._asked = time.monotonic()
-            preempted = self.place.preempted()
+            preempted = self.runtime.preempted()
             notice = notice or (preempted and not self._preempted)
             self._preempted = preempted
-        if notice or (look.save and at.step < self.steps):
+        if notice or (status.save and at.step < self.steps):
             if notice and self.rank == 0:
-                self.place.show("a worker is about to end: writing a checkpoint", warn=True)
+                self.runtime.show("a worker is about to end: writing a checkpoint", warn=True)
             self._checkpoint(at, {})
 
-    def _show(self, look: Look, at: Progress, speed: float, begun: float) -> None:
+    def _show(self, status: Status, at: Progress, speed: float, begun: float) -> None:
         now = time.monotonic()
         if self.rank != 0 or now - self._shown < SHOW_SECONDS:
             return
         self._shown = now
         numbers = {
-            "loss": look.latest_loss,
-            "gradient": look.latest_gradient,
-            "words_per_second": look.words / (now - begun),
+            "loss": status.latest_loss,
+            "gradient": status.latest_gradient,
+            "words_per_second": status.words / (now - begun),
             "images_per_second": speed,
         }
         step = at.epoch * self.steps + at.step
         self.run.metrics({f"step/{name}": value for name, value in numbers.items()}, step=step)
         left = (self.config.epochs * self.steps - step) * len(self.images) / self.steps / speed
         where = f"epoch {at.epoch + 1}/{self.config.epochs}  step {at.step}/{self.steps}"
-        self.place.show(_line(where, numbers, left))
+        self.runtime.show(_line(where, numbers, left))
 
     def _measure(self, metrics: Metrics, epoch: int, begun: float) -> None:
         """Add dev metrics to those of an epoch if they are due, and report them all."""
@@ -269,14 +269,14 @@ class Worker:
         left = (self.config.epochs - epoch - 1) * seconds
         shown = {name: n for name, n in metrics.items() if name.startswith(("train/", "dev/"))}
         where = f"epoch {epoch + 1}/{self.config.epochs}"
-        self.place.show(_line(where, shown, left))
+        self.runtime.show(_line(where, shown, left))
         # Tolerate one such epoch: many captioners at first say the same for all images.
         sure = self._suspected or done == self.config.epochs
         self._suspected = bool(alarm) or (self._suspected and SPREAD not in metrics)
         if alarm and sure and not self._alarmed:
             self._alarmed = True
             self.run.tags({"alarm": alarm})
-            self.place.show(alarm, warn=True)
+            self.runtime.show(alarm, warn=True)
 
     def _checkpoint(self, progress: Progress, metrics: Metrics) -> None:
         directory = ""
@@ -284,7 +284,7 @@ class Worker:
             directory = tempfile.mkdtemp()
             checkpoints.save(directory, self.model, self.task.vocabulary)
             checkpoints.save_progress(directory, self.optimizer, progress)
-        self.place.save(directory, progress, metrics)
+        self.runtime.save(directory, progress, metrics)
         self._saved = time.monotonic()
 
 
