@@ -201,7 +201,7 @@ def _add(plan: ray.data.Dataset, stage: Stage, tally: _Tally) -> ray.data.Datase
 
 
 def _read(groups: pa.Table, columns: Columns, size: int, tally: _Tally) -> Iterator[pa.Table]:
-    with _telling(tally):
+    with _reporting(tally):
         for part in (part for group in groups["parts"].to_pylist() for part in group):
             gaps = [Span(*gap) for gap in part.pop("gaps")]
             for span, table in slices(Part(**part), columns, gaps, size):
@@ -220,7 +220,7 @@ class _Worker:
             self._mistake = error  # of a constructor's error Ray only passes on the text
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        with _telling(self._tally):
+        with _reporting(self._tally):
             if self._mistake:
                 raise self._mistake
             return pa.concat_tables(
@@ -242,7 +242,7 @@ def _built(shared: ray.ObjectRef[Stage]) -> tuple[str, Mapper]:
 
 def _write(block: pa.Table, output: TableOutput, tally: _Tally) -> pa.Table:
     made = []
-    with _telling(tally):
+    with _reporting(tally):
         for span, table in runs(block):
             written = output.write(span, table)
             made.append({"rows": span.rows, "by_status": list(written.by_status.items())})
@@ -262,8 +262,8 @@ class _Tally:
         ray.get(self._actor.record.remote(mistake))
 
     def mistake(self) -> UserError | None:
-        told: UserError | None = ray.get(self._actor.recorded.remote())
-        return told
+        mistake: UserError | None = ray.get(self._actor.recorded.remote())
+        return mistake
 
     def stop(self) -> None:
         ray.kill(self._actor)  # Ray would keep it until the driver ends
@@ -274,7 +274,7 @@ class _Tally:
 
 
 @contextmanager
-def _telling(tally: _Tally) -> Iterator[None]:
+def _reporting(tally: _Tally) -> Iterator[None]:
     """Report a UserError to the driver: when a function raises, Ray Data only passes its text."""
     try:
         yield
