@@ -73,7 +73,7 @@ def main(
         runs.tidy(config.out)  # in case it was killed before it could
         return dict(done["best"])
     task, learned = prepare(config)
-    # Not before: what has to be put right until here is put right for the same --out.
+    # Only now: after an error above, the user may correct the settings and use the same --out.
     runs.begin(output, config.training, resume=config.resume)
     images = datasets.training_images(
         config.regions, learned, extra_columns=_extra_columns(config.alignment)

@@ -104,7 +104,7 @@ def main(config: JobConfig, parent: Run | None = None, *, context: TrainContext 
         has_sentences=config.learn_from != "snippets",
         dev_texts=dev_texts,
     )
-    # Not before: what has to be put right until here is put right for the same --out.
+    # Only now: after an error above, the user may correct the settings and use the same --out.
     runs.begin(output, config.training, resume=config.resume)
     images = datasets.training_images(config.regions, learned, described=True)
     logger.info("training the captioner: %d words, %d images", len(vocabulary), len(learned))

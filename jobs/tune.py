@@ -79,7 +79,7 @@ def main(config: JobConfig) -> list[dict[str, Any]]:
     if done := output.committed():
         logger.info("the search is already done; see %s/trials.json", config.out)
         return list(done["trials"])
-    # Or each trial would tell what has to be put right, and it could not be for the same --out.
+    # Wrong inputs should fail once and claim no output, rather than fail in every trial.
     train_alignment.prepare(config.training_with({}, ""))
     output.begin()
     has_margin = config.alignment.loss != "softmax"

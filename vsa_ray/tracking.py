@@ -117,9 +117,18 @@ class Run:
             _client(self.uri).log_text(self.run_id, text, name)
 
     def end(self, status: str) -> None:
-        """Close the run; status is FINISHED or FAILED."""
+        """Close the run; status is FINISHED or FAILED.
+
+        Runs below it that are still open become KILLED: a trial that a search stops early has no
+        time to close its own.
+        """
         with self._tolerant():
-            _client(self.uri).set_terminated(self.run_id, status)
+            client = _client(self.uri)
+            client.set_terminated(self.run_id, status)
+            experiment = client.get_run(self.run_id).info.experiment_id
+            below = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
+            for child in client.search_runs([experiment], below):
+                client.set_terminated(child.info.run_id, "KILLED")
 
     def _log(self, **values: Any) -> None:
         if time.monotonic() < _left_until.get(self.uri, 0.0):

@@ -52,6 +52,19 @@ def test_settings_are_parameters_by_dotted_names() -> None:
     assert found.tags.keys() >= {"version.torch", "version.ray", "version.vsa_ray", "python"}
 
 
+def test_what_was_killed_below_a_run_is_closed_with_it() -> None:
+    with tracking.run("tune", {}) as parent:
+        with tracking.run("a whole trial", {}, parent=parent) as whole:
+            pass
+        opened = tracking.run("a trial that is killed", {}, parent=parent)
+        killed = opened.__enter__()
+        with tracking.run("another job", {}) as other:
+            assert stored(killed).info.status == "RUNNING"
+    assert [stored(run).info.status for run in (parent, whole, killed, other)] == [
+        *("FINISHED", "FINISHED", "KILLED", "FINISHED")
+    ]
+
+
 def test_metrics_by_step() -> None:
     with tracking.run("training", {}) as run:
         for epoch in (1, 2):
