@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,9 @@ def alignment_job(run: Path, **training: float) -> train_alignment.JobConfig:
 def test_alignment_on_two_workers(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy)  # workers stand in another directory
     job = replace(alignment_job(toy, num_workers=2), out="alignment")
+    on_interrupt = signal.getsignal(signal.SIGINT)
     metrics = train_alignment.main(job)
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     assert metrics["dev/mean_recall"] > 60
     aligner = checkpoints.load_aligner(job.out)
     assert "ball" in aligner.vocabulary.words

@@ -123,10 +123,14 @@ class Interrupted:
 def test_ctrl_c_is_no_end_of_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray.tune, "Tuner", Interrupted)
     monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
-    with pytest.raises(KeyboardInterrupt):
-        tuning.search(
-            lambda *_: {}, SearchConfig(), str(tmp_path), searched=(), score=SCORE, epochs=3
-        )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tuning.search(
+                lambda *_: {}, SearchConfig(), str(tmp_path), searched=(), score=SCORE, epochs=3
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

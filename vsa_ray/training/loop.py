@@ -146,6 +146,7 @@ def _fit(assignment: _Assignment, callbacks: Sequence[UserCallback]) -> Any:
     own = [_Epochs(callback) for callback in callbacks]
     # Only once, so that the temporary loss of a node changes nothing.
     scaling = _scaling(assignment.config, assignment.at_once)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     while True:
         before = runs.done(assignment.output.uri)
         trainer = ray.train.torch.TorchTrainer(
@@ -170,6 +171,9 @@ def _fit(assignment: _Assignment, callbacks: Sequence[UserCallback]) -> Any:
             if runs.done(assignment.output.uri) == before:
                 raise
             logger.warning("workers failed %d times; resuming", MAX_FAILURES + 1)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, on_interrupt)  # Ray Train leaves its own behind
 
 
 def _blocks(images: ray.data.Dataset) -> tuple[list[ray.ObjectRef[pa.Table]], list[int]]:
